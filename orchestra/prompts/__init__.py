@@ -1,0 +1,1 @@
+"""Prompt files: finding them, composing their layers, rendering tasks."""

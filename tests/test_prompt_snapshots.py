@@ -1,0 +1,115 @@
+"""The prompts of every shipped agent, and of the fixture's, as they are sent.
+
+After an intended change run `ORCHESTRA_UPDATE_SNAPSHOTS=1 pytest tests/test_prompt_snapshots.py` and read the diff.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestra.documents import read_document
+from orchestra.graph.loader import load_pipeline
+from orchestra.prompts.composer import ComposedPrompt, Layers, PromptComposer
+from orchestra.prompts.discovery import FileDiscovery
+
+UPDATE = "ORCHESTRA_UPDATE_SNAPSHOTS"
+ROOT = Path(__file__).parent.parent
+SNAPSHOTS = Path(__file__).parent / "prompt_snapshots"
+PIPELINES = {
+    "shipped": ROOT / "pipelines" / "pr-review.yaml",
+    "fixture": ROOT / "tests" / "fixtures" / "pr-review.yaml",
+}
+AGENTS = ("security-reviewer", "architecture-reviewer", "critic", "synthesizer")
+KNOWN = {"inputs", "base", "turn", "agent_outputs", "metadata", "messages"}
+
+FIRST: dict[str, Any] = {"inputs": {"base": ""}, "base": "", "turn": 1, "agent_outputs": {}, "metadata": {}}
+SECOND: dict[str, Any] = {
+    **FIRST,
+    "inputs": {"base": "origin/main"},
+    "turn": 2,
+    "agent_outputs": {
+        "security-reviewer": "The security report of turn 1.",
+        "architecture-reviewer": "The architecture report of turn 1.",
+        "critic": {"verdict": "revise", "revise": ["security-reviewer"], "why": "The objections of turn 1."},
+    },
+}
+
+
+def composed(pipeline: str, agent: str) -> ComposedPrompt:
+    path = PIPELINES[pipeline]
+    section = read_document(path).value["agents"][agent]
+    layers = Layers(*(section.get(kind) for kind in ("role", "persona", "personality", "task")))
+    return PromptComposer(FileDiscovery(path.parent, user_dir=path.parent / "nobody")).compose(layers, agent=agent)
+
+
+@pytest.mark.parametrize("turn", [1, 2])
+@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_the_composed_prompt_is_as_recorded(pipeline: str, agent: str, turn: int) -> None:
+    text = composed(pipeline, agent).render(FIRST if turn == 1 else SECOND) + "\n"
+    snapshot = SNAPSHOTS / f"{pipeline}.{agent}.turn{turn}.md"
+    if os.environ.get(UPDATE):
+        snapshot.write_text(text, encoding="utf-8")
+    assert text == snapshot.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_the_tasks_use_only_names_that_are_there(pipeline: str, agent: str) -> None:
+    assert composed(pipeline, agent).check(KNOWN) == []
+
+
+def test_every_snapshot_belongs_to_an_agent() -> None:
+    expected = {f"{pipeline}.{agent}.turn{turn}.md" for pipeline in PIPELINES for agent in AGENTS for turn in (1, 2)}
+    assert {path.name for path in SNAPSHOTS.iterdir()} == expected
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_the_pipelines_load_without_a_warning(pipeline: str) -> None:
+    assert load_pipeline(PIPELINES[pipeline]).warnings == ()
+
+
+def test_a_base_reaches_the_prompts() -> None:
+    for agent in ("security-reviewer", "architecture-reviewer", "critic"):
+        assert "passing `base` = `origin/main`" in composed("shipped", agent).render(SECOND)
+        assert "passing" not in composed("shipped", agent).render(FIRST)
+
+
+DEMO = ROOT / "pipelines" / "demo"
+
+
+def demo_lines(path: str) -> list[str]:
+    file = DEMO / "feature" / path
+    return (file if file.exists() else DEMO / "main" / path).read_text(encoding="utf-8").splitlines()
+
+
+def recorded_texts() -> list[str]:
+    script = read_document(ROOT / "pipelines" / "scripts" / "pr-review.yaml").value["agents"]
+    replies = [reply for turns in script.values() for turn in turns for reply in turn]
+    return [reply["text"] if "text" in reply else reply["output"]["why"] for reply in replies]
+
+
+def test_the_recorded_review_quotes_true_lines_of_the_demo() -> None:
+    quotes = [found for text in recorded_texts() for found in re.findall(r"Where: `([^`:]+):(\d+)`: `([^`]+)`", text)]
+    assert len(quotes) >= 9
+    for path, line, quote in quotes:
+        pattern = re.escape(quote).replace("…", ".*")
+        assert re.fullmatch(pattern, demo_lines(path)[int(line) - 1].strip()), (path, line)
+
+
+def test_every_place_that_the_recording_names_is_there() -> None:
+    places = [found for text in recorded_texts() for found in re.findall(r"\b((?:app|tests)/\w+\.py):(\d+)", text)]
+    assert len(places) >= 20
+    for path, line in places:
+        assert demo_lines(path)[int(line) - 1].strip(), (path, line)
+
+
+def test_the_recording_names_every_planted_fault() -> None:
+    review = recorded_texts()[-1]
+    for place in ("app/db.py:28", "app/config.py:7", "app/backup.py:12", "app/models.py:22", "app/models.py:6"):
+        assert f"`{place}`" in review
