@@ -1,0 +1,100 @@
+"""What a model may be sent: capped text, with the cut named, and without secrets of our own environment."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+LIMIT = 30_000
+"""Characters of a tool's result; about 8,000 tokens."""
+STDOUT_LIMIT = 20_000
+STDERR_LIMIT = 9_000
+"""The two streams of a command stay together below `LIMIT`, so that nothing is cut twice."""
+
+_SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL)", re.IGNORECASE)
+_SHORTEST_SECRET = 8
+
+
+class HeadTail:
+    """Text of any length, of which only the beginning and the end are held in memory."""
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        self._limit = limit
+        self._tail_limit = limit // 3
+        self._head: list[str] = []
+        self._head_length = 0
+        self._tail = ""
+        self.total = 0
+
+    def feed(self, text: str) -> None:
+        """Add text at the end."""
+        self.total += len(text)
+        room = self._limit - self._head_length
+        if room > 0:
+            self._head.append(text[:room])
+            self._head_length += min(room, len(text))
+        self._tail = (self._tail + text[-self._tail_limit :])[-self._tail_limit :]
+
+    def text(self, advice: str = "narrow the request") -> str:
+        """Return the whole text, or its head and tail with the number of characters cut between them."""
+        head = "".join(self._head)
+        if self.total <= self._limit:
+            return head
+        kept = self._limit - self._tail_limit
+        cut = self.total - self._limit
+        return f"{head[:kept]}\n{cut_note(cut, advice)}\n{self._tail}"
+
+
+def cut_note(characters: int, advice: str = "narrow the request") -> str:
+    """Name a cut: `[… 12,345 characters cut; narrow the request …]`."""
+    return f"[… {characters:,} characters cut; {advice} …]"
+
+
+def cap(text: str, limit: int = LIMIT, advice: str = "narrow the request") -> str:
+    """Keep head and tail of a text that is longer than `limit` characters."""
+    if len(text) <= limit:
+        return text
+    keeper = HeadTail(limit)
+    keeper.feed(text)
+    return keeper.text(advice)
+
+
+def cut_line(line: str, limit: int = 2_000) -> str:
+    """Shorten one very long line (minified code, data), naming the cut."""
+    if len(line) <= limit:
+        return line
+    return f"{line[:limit]} [… {len(line) - limit:,} characters of this line cut …]"
+
+
+def fair_shares(sizes: Sequence[int], budget: int) -> list[int]:
+    """Share a budget so that small parts get all they need and the large ones the same each.
+
+    One lock file of 100,000 lines then costs the other files of a diff nothing.
+    """
+    shares = [0] * len(sizes)
+    left, waiting = budget, len(sizes)
+    for index in sorted(range(len(sizes)), key=sizes.__getitem__):
+        shares[index] = min(sizes[index], left // waiting)
+        left -= shares[index]
+        waiting -= 1
+    return shares
+
+
+def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
+    """Replace the values of secret-looking environment variables by their names.
+
+    Libraries put request headers and URLs into their exceptions, which would carry an API key into the log.
+    """
+    for name, value in (os.environ if environment is None else environment).items():
+        if len(value) >= _SHORTEST_SECRET and _SECRET_NAME.search(name) and value in text:
+            text = text.replace(value, f"[{name}]")
+    return text
+
+
+def utf8(text: str) -> str:
+    """Return text that can be encoded: what is no Unicode scalar value becomes U+FFFD."""
+    return text.encode("utf-8", "replace").decode("utf-8") if not text.isascii() else text
