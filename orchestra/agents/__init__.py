@@ -1,0 +1,1 @@
+"""Agents: models, the harness that runs a turn, the scripted model."""

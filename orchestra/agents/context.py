@@ -1,0 +1,194 @@
+"""What a turn needs of the world around the graph: files, budget, the event log.
+
+The runtime hands a `RunContext` to LangGraph as the run's context, so that neither `graph` nor `agents` knows about
+git, SQLite or processes. A graph that a user embeds without one gets `Detached`: it runs, and tools that need files
+say why they can't.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from orchestra.errors import AgentError
+from orchestra.tools.registry import RepoContext, ToolContext
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
+
+Snapshot = dict[str, dict[str, dict[str, Any]]]
+"""`{slot: {repo: {"commit": sha, "n": int}}}`; see DESIGN §5.3."""
+
+SESSION_SLOT = "_session"
+"""The slot of the integrated files, those of the session branch."""
+
+Retry = Literal["continue", "restart", "never"]
+"""How a failed turn may go on: from its last checkpoint, from its start, or not without the user."""
+
+
+class TurnFailed(AgentError):  # noqa: N818 - DESIGN's word: a failed turn
+    """A turn failed; `retry` says how it may go on.
+
+    Args:
+        message: What is wrong.
+        code: Stable name of the cause.
+        retry: `continue` from the last checkpoint inside the turn, `restart` from its start, or `never`: trying
+            again can't help before the user has changed something.
+        hint: What to do.
+    """
+
+    def __init__(self, message: str, *, code: str, retry: Retry, hint: str | None = None) -> None:
+        super().__init__(message, code=code, hint=hint)
+        self.retry: Retry = retry
+
+
+def newest_snapshot(old: Snapshot | None, new: Snapshot | None) -> Snapshot:
+    """Merge two snapshot channels: for each slot and repo the entry with the greater `n` wins (a reducer)."""
+    merged: Snapshot = {slot: dict(repos) for slot, repos in (old or {}).items()}
+    for slot, repos in (new or {}).items():
+        kept = merged.setdefault(slot, {})
+        for repo, entry in repos.items():
+            if repo not in kept or entry["n"] >= kept[repo]["n"]:
+                kept[repo] = entry
+    return merged
+
+
+class Turn(ToolContext, Protocol):
+    """One attempt of one turn, as the agent inside it sees it."""
+
+    agent: str
+    """The agent or step whose turn this is."""
+    number: int
+    """1 for the agent's first turn."""
+    attempt: int
+    """1 for the first try of this turn."""
+
+    @property
+    def start(self) -> Snapshot:
+        """The snapshot channel with which the turn's own checkpoints begin."""
+
+    def emit(self, type: str, **payload: Any) -> None:  # noqa: A002 - the event's own word
+        """Write an event with a JSON payload into the session's log."""
+
+    async def after_tool(self, tool: str, writes: bool) -> Snapshot:
+        """Take a snapshot after a tool call that may have written; `{}` when nothing changed."""
+
+    def check_budget(self) -> None:
+        """Check the session's limits before a model call.
+
+        Raises:
+            AgentError: A limit is reached.
+        """
+
+    async def model_failed(self, error: TurnFailed) -> bool:
+        """Count a turn whose model could not be had; True: call the model again, False: give up."""
+
+    async def finish(self, message: str | None, snapshot: Snapshot) -> Snapshot:
+        """Commit what the turn changed and return the snapshot channel's update.
+
+        Args:
+            message: The commit message that the agent asked for.
+            snapshot: The snapshots that were taken inside the turn.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRequest:
+    """What the runtime must know to open a turn."""
+
+    node: str
+    """The agent's or step's name."""
+    number: int
+    attempt: int
+    reads: tuple[str, ...]
+    """Repos whose objects suffice: only reading tools work on them."""
+    worktrees: tuple[str, ...]
+    """Repos that need a worktree: something may write there, or runs a process."""
+    writes: tuple[str, ...]
+    """Those of the worktrees that the turn may change."""
+    snapshot: Snapshot
+    """The snapshot channel at the turn's start."""
+    checkpoint_ns: str
+    """The LangGraph namespace of the turn's own checkpoints."""
+    started_at: str
+    """ISO 8601 time from the state: the date of the turn's commit, the same on every resume."""
+
+
+class RunContext(Protocol):
+    """What the runtime gives to a running graph."""
+
+    def turn(self, request: TurnRequest) -> AbstractAsyncContextManager[Turn]:
+        """Open one attempt of a turn: its files are at hand until it is left."""
+
+    async def failed(self, request: TurnRequest, error: TurnFailed) -> bool:
+        """Count a failed attempt; True: the turn may start anew, False: the session stops."""
+
+    def emit(self, type: str, **payload: Any) -> None:  # noqa: A002 - the event's own word
+        """Write an event that belongs to no turn."""
+
+
+class DetachedTurn:
+    """A turn in a graph that runs without Orchestra's runtime: no files, no limits, no log."""
+
+    def __init__(self, request: TurnRequest) -> None:
+        self.agent = request.node
+        self.number = request.number
+        self.attempt = request.attempt
+
+    @property
+    def start(self) -> Snapshot:
+        """No files."""
+        return {}
+
+    @property
+    def repos(self) -> tuple[str, ...]:
+        """No repos."""
+        return ()
+
+    async def repo(self, name: str) -> RepoContext:
+        """Refuse: there is no workspace.
+
+        Raises:
+            AgentError: Always.
+        """
+        raise AgentError(
+            f"the repo {name!r} is not at hand: this graph runs without a workspace",
+            code="no-workspace",
+            hint="run the pipeline with `orchestra run`, or pass a run context when you invoke the graph",
+        )
+
+    def emit(self, type: str, **payload: Any) -> None:  # noqa: A002 - the event's own word
+        """Drop the event."""
+
+    async def after_tool(self, tool: str, writes: bool) -> Snapshot:  # noqa: ARG002 - the protocol's arguments
+        """Nothing can have changed."""
+        return {}
+
+    def check_budget(self) -> None:
+        """There is no limit."""
+
+    async def model_failed(self, error: TurnFailed) -> bool:  # noqa: ARG002 - the protocol's argument
+        """Give up at once: the embedding program decides what to retry."""
+        return False
+
+    async def finish(self, message: str | None, snapshot: Snapshot) -> Snapshot:  # noqa: ARG002 - the protocol
+        """Nothing is to be committed."""
+        return {}
+
+
+class Detached:
+    """The run context of a graph that is invoked without one."""
+
+    @asynccontextmanager
+    async def turn(self, request: TurnRequest) -> AsyncIterator[Turn]:
+        """Open a turn without files."""
+        yield DetachedTurn(request)
+
+    async def failed(self, request: TurnRequest, error: TurnFailed) -> bool:  # noqa: ARG002 - the protocol's arguments
+        """Give up at once."""
+        return False
+
+    def emit(self, type: str, **payload: Any) -> None:  # noqa: A002 - the event's own word
+        """Drop the event."""

@@ -1,0 +1,236 @@
+"""Runs one agent for one turn: LangChain's agent loop inside the graph's node, resumable between any two steps."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from orchestra.agents.context import TurnFailed
+from orchestra.errors import PipelineError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from langchain_core.messages import AIMessage, BaseMessage
+    from langchain_core.runnables import RunnableConfig
+
+    from orchestra.agents.calls import Backoff
+    from orchestra.agents.context import Snapshot, Turn
+    from orchestra.agents.outputs import OutputSpec
+    from orchestra.agents.providers import ModelRef, ProviderResolver
+    from orchestra.prompts.composer import ComposedPrompt
+    from orchestra.tools.base import Tool
+
+DEFAULT_MAX_CALLS = 100
+"""Model calls a turn."""
+
+COMMIT_TOOL = "git-commit"
+
+
+@dataclass(frozen=True, slots=True)
+class TurnResult:
+    """What a turn gave."""
+
+    output: Any
+    """The final text, or with `output:` the validated JSON value."""
+    text: str
+    """The text of the last reply."""
+    messages: list[BaseMessage]
+    """The conversation inside the turn; private to it."""
+    commit_message: str | None
+    """The message of the turn's last git-commit call."""
+    snapshot: Snapshot
+    calls: int
+    """Model calls."""
+
+
+class AgentHarness:
+    """An agent, ready to run its turns.
+
+    Args:
+        name: The agent's name.
+        prompt: Its composed prompt.
+        tools: The tools it may call.
+        resolver: Builds the model.
+        ref: The model.
+        output: What it has to hand in; None for plain text.
+        max_calls: Model calls a turn.
+        backoff: How failed model calls are tried again; the scripted provider never waits.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        prompt: ComposedPrompt,
+        tools: Sequence[Tool],
+        resolver: ProviderResolver,
+        ref: ModelRef,
+        *,
+        output: OutputSpec | None = None,
+        max_calls: int = DEFAULT_MAX_CALLS,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self.name = name
+        self._prompt = prompt
+        self._tools = tuple(tools)
+        self._resolver = resolver
+        self._ref = ref
+        self._output = output
+        self._max_calls = max_calls
+        self._backoff = backoff
+
+    async def run(
+        self, *, variables: Mapping[str, Any], context: str, turn: Turn, config: RunnableConfig
+    ) -> TurnResult:
+        """Run a turn, or go on with it from its last checkpoint.
+
+        Args:
+            variables: What the task's template sees.
+            context: The first human message: inputs, outputs of others.
+            turn: The attempt of the turn.
+            config: The config of the node; the agent's checkpoints are stored under its namespace.
+
+        Raises:
+            TurnFailed: The turn failed; its `retry` says how it may go on.
+            AgentError: A limit of the session is reached.
+        """
+        from langchain_core.messages import HumanMessage
+
+        inner = turn_config(config, turn.attempt, steps=2 * self._max_calls + 10)
+        agent = self._agent(variables, turn, await _answered_calls(inner))
+        first = {"messages": [HumanMessage(context if context.strip() else "Begin.")], "snapshot": turn.start}
+        return self._result(await agent.ainvoke(first, inner))
+
+    def _agent(self, variables: Mapping[str, Any], turn: Turn, answered: frozenset[str]) -> Any:
+        from langchain.agents import create_agent
+        from langchain.agents.middleware import ModelRetryMiddleware
+
+        from orchestra.agents.attempts import AttemptMiddleware
+        from orchestra.agents.calls import NO_PAUSES, Backoff, is_retryable
+        from orchestra.agents.middleware import TurnMiddleware, TurnState
+        from orchestra.agents.outputs import INSTRUCTION
+        from orchestra.agents.toolbox import AgentTool, OutputTool
+
+        try:
+            model = self._resolver.build(self._ref, agent=self.name, turn=turn.number)
+        except PipelineError as error:
+            # A key, a package or an option was there when the session started.
+            raise TurnFailed(error.message, code=error.code, retry="never", hint=error.hint) from error
+        tools = [AgentTool.of(tool, turn) for tool in self._tools]
+        scripted = self._ref.provider.type == "scripted"
+        backoff = self._backoff or (NO_PAUSES if scripted else Backoff())
+        attempts = AttemptMiddleware(turn, self._ref, backoff, self._resolver.redact)
+        by_wire_name = {wrapped.name: tool for wrapped, tool in zip(tools, self._tools, strict=True)}
+        retries = ModelRetryMiddleware(
+            max_retries=backoff.max_retries, retry_on=is_retryable, on_failure="error", initial_delay=0.0
+        )
+        limits = TurnMiddleware(
+            turn,
+            self._ref,
+            tools=by_wire_name,
+            output=self._output,
+            max_calls=self._max_calls,
+            attempts=attempts,
+            answered=answered,
+        )
+        prompt = self._prompt.render(variables)
+        if self._output is not None:
+            prompt = f"{prompt}\n\n{INSTRUCTION}"
+        return create_agent(
+            model,
+            [*tools, OutputTool.of(self._output)] if self._output else tools,
+            system_prompt=prompt or None,
+            middleware=[limits, retries, attempts],
+            state_schema=TurnState,
+        )
+
+    def _result(self, state: Mapping[str, Any]) -> TurnResult:
+        from langchain_core.messages import AIMessage
+
+        messages: list[BaseMessage] = state["messages"]
+        replies = [message for message in messages if isinstance(message, AIMessage)]
+        last = replies[-1]
+        text = str(last.text)
+        output = self._validated(last) if self._output else text
+        if not self._output and not text.strip():
+            raise TurnFailed(
+                f"agent {self.name!r} ended its turn without an answer",
+                code="empty-answer",
+                retry="restart",
+                hint="say in its task what the answer has to hold",
+            )
+        commit_message = _commit_message(messages, {tool.name for tool in self._tools})
+        return TurnResult(output, text, messages, commit_message, state.get("snapshot") or {}, len(replies))
+
+    def _validated(self, reply: AIMessage) -> Any:
+        from orchestra.agents.outputs import InvalidOutputError
+
+        assert self._output is not None  # noqa: S101 - the caller looked
+        try:
+            return self._output.check(reply)
+        except InvalidOutputError as error:
+            raise TurnFailed(
+                f"the output of agent {self.name!r} is invalid, also after a repair:\n"
+                + "\n".join(f"- {problem}" for problem in error.problems),
+                code="invalid-output",
+                retry="restart",
+                hint="make the `output` schema simpler, or say in the task what each field holds",
+            ) from error
+
+
+def turn_namespace(checkpoint_ns: str, attempt: int) -> str:
+    """Return the namespace of the checkpoints inside an attempt of a turn.
+
+    A further attempt has a namespace of its own in LangGraph's form for a node's further subgraphs: after a resume
+    the node has the same task and with it the same namespace, where the failed attempt would be found and gone on with.
+
+    Args:
+        checkpoint_ns: The namespace of the node's task.
+        attempt: 1 for the first.
+    """
+    return checkpoint_ns if attempt == 1 else f"{checkpoint_ns}|{attempt - 1}"
+
+
+def turn_config(config: RunnableConfig, attempt: int, *, steps: int) -> RunnableConfig:
+    """Return the config under which the agent inside a turn runs."""
+    from langgraph._internal._constants import CONFIG_KEY_SCRATCHPAD
+
+    inside: dict[str, Any] = dict(config.get("configurable", {}))
+    if "checkpoint_ns" in inside:
+        inside["checkpoint_ns"] = turn_namespace(inside["checkpoint_ns"], attempt)
+    if scratchpad := inside.get(CONFIG_KEY_SCRATCHPAD):
+        # LangGraph appends a count of the node's subgraphs in this process; which attempt this is must not hang on it.
+        inside[CONFIG_KEY_SCRATCHPAD] = dataclasses.replace(scratchpad, subgraph_counter=lambda: 0)
+    return {**config, "configurable": inside, "recursion_limit": steps}
+
+
+async def _answered_calls(config: RunnableConfig) -> frozenset[str]:
+    """Return the tool calls whose results lie in the last checkpoint's pending writes: they won't run again."""
+    from langchain_core.messages import ToolMessage
+    from langgraph._internal._constants import CONFIG_KEY_CHECKPOINTER
+
+    inside = config.get("configurable", {})
+    saver = inside.get(CONFIG_KEY_CHECKPOINTER)
+    if saver is None or saver is True or "thread_id" not in inside:
+        return frozenset()
+    place = {"thread_id": inside["thread_id"], "checkpoint_ns": inside.get("checkpoint_ns", "")}
+    saved = await saver.aget_tuple({"configurable": place})
+    written = [value for _, _, value in (saved.pending_writes or ())] if saved else []
+    messages = [item for value in written for item in (value if isinstance(value, list | tuple) else [value])]
+    return frozenset(message.tool_call_id for message in messages if isinstance(message, ToolMessage))
+
+
+def _commit_message(messages: Sequence[BaseMessage], tools: set[str]) -> str | None:
+    from langchain_core.messages import AIMessage, ToolMessage
+
+    from orchestra.tools.wire import wire_name
+
+    commit_tools = {wire_name(name) for name in tools if name.rpartition(":")[2] == COMMIT_TOOL}
+    done = {item.tool_call_id for item in messages if isinstance(item, ToolMessage) and item.status == "success"}
+    message = None
+    for reply in messages:
+        for call in reply.tool_calls if isinstance(reply, AIMessage) else ():
+            if call["name"] in commit_tools and call["id"] in done:
+                message = str(call["args"].get("message", "")).strip() or message
+    return message

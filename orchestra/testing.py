@@ -1,0 +1,140 @@
+r"""Helpers for tests of pipelines: scripts for the scripted provider, and real git repositories.
+
+def test_the_fixer_fixes(tmp_path):
+    repo = git_repo(tmp_path / "backend", {"app.py": "x = 1\n"})
+    write_script(tmp_path / "script.yaml", {"fixer": [[{"text": "Done."}]]})
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from orchestra.agents.script import Script, load_script
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+__all__ = ["GitRepo", "Script", "git_repo", "load_script", "scripted_provider", "write_script"]
+
+_EPOCH = 1_767_225_600
+"""2026-01-01: commits are dated from here, one minute apart, so that their SHAs are the same on every machine."""
+
+
+def write_script(path: Path, agents: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> Path:
+    """Write a script for the scripted provider, checked as it will be when it is played.
+
+    Args:
+        path: The file.
+        agents: Agent → its turns; a turn is a list of replies, see docs/reference/scripted-models.md.
+
+    Raises:
+        PipelineError: The script is wrong.
+    """
+    import yaml
+
+    text = yaml.safe_dump({"agents": _plain(agents)}, sort_keys=False, allow_unicode=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    load_script(path)
+    return path
+
+
+def scripted_provider(path: Path, agents: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> dict[str, Any]:
+    """Write a script and return the `providers` section of a pipeline that plays it."""
+    write_script(path, agents)
+    return {"default": "scripted", "scripted": {"type": "scripted", "script": str(path)}}
+
+
+@dataclass(slots=True)
+class GitRepo:
+    """A real repository whose commits have fixed authors and dates."""
+
+    path: Path
+    _commits: int = field(default=0, repr=False)
+
+    @property
+    def head(self) -> str:
+        """The SHA of HEAD."""
+        return self.git("rev-parse", "HEAD")
+
+    def git(self, *args: str) -> str:
+        """Run git here, without the user's configuration, and return what it printed.
+
+        Raises:
+            AssertionError: Git failed; the message holds what it said.
+        """
+        result = subprocess.run(
+            ["git", "-C", str(self.path), *args],
+            capture_output=True,
+            check=False,
+            env=self._environment(),
+            encoding="utf-8",
+            errors="surrogateescape",
+        )
+        if result.returncode != 0:
+            raise AssertionError(f"git {' '.join(args)} failed with {result.returncode}:\n{result.stderr}")
+        return result.stdout.removesuffix("\n")
+
+    def write(self, files: Mapping[str, str | bytes | None]) -> None:
+        """Write files; None deletes one."""
+        for name, content in files.items():
+            path = self.path / name
+            if content is None:
+                path.unlink()
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+    def commit(self, files: Mapping[str, str | bytes | None], message: str = "change") -> str:
+        """Write files, commit everything and return the commit's SHA."""
+        self.write(files)
+        self._commits += 1
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--allow-empty", "--message", message)
+        return self.head
+
+    def _environment(self) -> dict[str, str]:
+        date = f"@{_EPOCH + 60 * self._commits} +0000"
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        return kept | {
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_AUTHOR_NAME": "Ada",
+            "GIT_AUTHOR_EMAIL": "ada@example.com",
+            "GIT_COMMITTER_NAME": "Ada",
+            "GIT_COMMITTER_EMAIL": "ada@example.com",
+            "GIT_AUTHOR_DATE": date,
+            "GIT_COMMITTER_DATE": date,
+            "GIT_TERMINAL_PROMPT": "0",
+            "LC_ALL": "C",
+        }
+
+
+def git_repo(
+    path: Path, files: Mapping[str, str | bytes | None] | None = None, *, branch: str = "main", message: str = "first"
+) -> GitRepo:
+    """Make a repository with one commit that holds `files`.
+
+    Args:
+        path: Where; it is created.
+        files: Relative path → content.
+        branch: The name of the first branch.
+        message: The first commit's message.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    repo = GitRepo(path)
+    repo.git("init", "--quiet", f"--initial-branch={branch}")
+    repo.commit(files or {}, message)
+    return repo
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "items"):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
