@@ -1,0 +1,154 @@
+"""What the nodes of a pipeline do: an agent's turn, a step's tool call."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.messages import AIMessage
+from langgraph.types import interrupt
+
+from orchestra.agents.context import SESSION_SLOT, TurnFailed, newest_snapshot
+from orchestra.agents.harness import AgentHarness
+from orchestra.agents.outputs import InvalidOutputError
+from orchestra.graph.briefing import briefing
+from orchestra.graph.resolve import ResolvedAgent, ResolvedPipeline, ResolvedStep, output_fields
+from orchestra.prompts.composer import render_template
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from langchain_core.runnables import RunnableConfig
+
+    from orchestra.agents.context import Snapshot, Turn
+    from orchestra.agents.harness import TurnResult
+    from orchestra.tools.registry import ToolResult
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a turn gives back to the graph."""
+
+    update: dict[str, Any]
+    commit_message: str | None = None
+    snapshot: Snapshot = field(default_factory=dict)
+
+
+class AgentBody:
+    """An agent's turn."""
+
+    def __init__(self, agent: ResolvedAgent, pipeline: ResolvedPipeline) -> None:
+        self._agent = agent
+        self._pipeline = pipeline
+        self._fields = output_fields(agent.output, pipeline.extension)
+        self._harness = AgentHarness(
+            agent.name,
+            agent.prompt,
+            agent.tools,
+            pipeline.resolver,
+            agent.model,
+            output=agent.output,
+            max_calls=agent.spec.max_calls,
+        )
+        self.reads = agent.reads
+        self.worktrees = agent.worktrees
+        self.writes = agent.writes
+
+    async def __call__(self, state: Mapping[str, Any], turn: Turn, config: RunnableConfig) -> Outcome:
+        """Run the agent with its prompt and its briefing."""
+        name, spec = self._agent.name, self._agent.spec
+        context = briefing(name, state, self._pipeline.topology, context=spec.context, turn=turn.number)
+        variables = template_variables(state, self._pipeline, turn.number)
+        result = await self._harness.run(variables=variables, context=context, turn=turn, config=config)
+        output = self._settled(result, state) if spec.mode == "interactive" else result.output
+        message = AIMessage(result.text or _as_text(output), name=name, id=f"{name}-{turn.number}")
+        update = {"agent_outputs": {name: output}, "messages": [message], **_own_fields(output, self._fields)}
+        return Outcome(update, result.commit_message, result.snapshot)
+
+    def _settled(self, result: TurnResult, state: Mapping[str, Any]) -> dict[str, Any]:
+        """End an interactive turn without a person at hand: with the first answer, or by waiting for one."""
+        if self._agent.spec.when_absent == "pause":
+            interrupt({"question": {"agent": self._agent.name, "text": result.text}})
+        held = newest_snapshot(state.get("snapshot", {}), result.snapshot).get(SESSION_SLOT, {})
+        commits = {repo: entry["commit"] for repo, entry in held.items()}
+        return {"decision": "done", "reason": None, "text": result.text, "commits": commits}
+
+
+class StepBody:
+    """A step's turn: one tool call without a model."""
+
+    def __init__(self, step: ResolvedStep, pipeline: ResolvedPipeline) -> None:
+        self._step = step
+        self._pipeline = pipeline
+        self._fields = output_fields(step.output, pipeline.extension)
+        self.reads = step.reads
+        self.worktrees = step.worktrees
+        self.writes = step.writes
+
+    async def __call__(self, state: Mapping[str, Any], turn: Turn, config: RunnableConfig) -> Outcome:  # noqa: ARG002 - the protocol's argument
+        """Call the tool; a command's exit code is a result, a tool that could not do its work fails the turn."""
+        (tool,) = self._step.tools
+        variables = template_variables(state, self._pipeline, turn.number)
+        args = _rendered(dict(self._step.spec.args), variables, f"step {self._step.name!r}")
+        turn.emit("tool_started", tool=tool.name, args=args)
+        started = time.monotonic()
+        result = await tool.invoke(args, turn)
+        turn.emit(
+            "tool_ended",
+            tool=tool.name,
+            ok=result.ok,
+            exit_code=result.exit_code,
+            duration_s=round(time.monotonic() - started, 3),
+        )
+        output = self._output(result)
+        return Outcome({"agent_outputs": {self._step.name: output}, **_own_fields(output, self._fields)})
+
+    def _output(self, result: ToolResult) -> Any:
+        name = self._step.name
+        if not result.ok and result.exit_code is None:
+            raise TurnFailed(f"step {name!r}: {result.content}", code="step-failed", retry="restart")
+        if self._step.output is None:
+            return result.value
+        try:
+            return self._step.output.validate(result.value)
+        except InvalidOutputError as error:
+            problems = "\n".join(f"- {problem}" for problem in error.problems)
+            message = f"the output of step {name!r} is invalid:\n{problems}"
+            raise TurnFailed(message, code="invalid-output", retry="restart") from error
+
+
+def template_variables(state: Mapping[str, Any], pipeline: ResolvedPipeline, turn: int) -> dict[str, Any]:
+    """Return what a template sees: inputs by name, fields of the extension, outputs, metadata, the turn."""
+    inputs = state.get("inputs", {})
+    extension = {name: state[name] for name in pipeline.extension.annotations if name in state}
+    messages = [{"name": message.name, "text": str(message.text)} for message in state.get("messages", ())]
+    return {
+        **inputs,
+        **extension,
+        "inputs": inputs,
+        "agent_outputs": state.get("agent_outputs", {}),
+        "metadata": state.get("metadata", {}),
+        "messages": messages,
+        "turn": turn,
+    }
+
+
+def _own_fields(output: Any, fields: tuple[str, ...]) -> dict[str, Any]:
+    return {name: output[name] for name in fields if isinstance(output, dict) and name in output}
+
+
+def _rendered(value: Any, variables: Mapping[str, Any], where: str) -> Any:
+    if isinstance(value, str):
+        return render_template(value, variables, where=where) if "{" in value else value
+    if isinstance(value, dict):
+        return {key: _rendered(item, variables, where) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rendered(item, variables, where) for item in value]
+    return value
+
+
+def _as_text(output: Any) -> str:
+    import json
+
+    return json.dumps(output, ensure_ascii=False)

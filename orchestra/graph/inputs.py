@@ -1,0 +1,77 @@
+"""The inputs of a run: checked against what the pipeline declares, all problems at once."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from orchestra.errors import PipelineError, Problem, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from orchestra.graph.resolve import ResolvedPipeline
+    from orchestra.graph.schema import InputSpec
+
+
+def read_inputs(pipeline: ResolvedPipeline, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Check and complete the inputs of a run.
+
+    Args:
+        pipeline: Declares them.
+        given: Input name → text from the command line, or a value.
+
+    Raises:
+        PipelineError: Unknown inputs, wrong types, required ones that lack; all at once.
+    """
+    declared = pipeline.pipeline.inputs
+    problems: list[Problem] = []
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in declared:
+            known = ", ".join(declared) or "none"
+            hint = did_you_mean(name, declared) or f"declared inputs: {known}"
+            problems.append(Problem("unknown-input", f"the pipeline has no input {name!r}", None, hint))
+            continue
+        try:
+            values[name] = _typed(value, declared[name])
+        except ValueError as error:
+            problems.append(Problem("wrong-input", f"the input {name!r} {error}", None, _example(name, declared[name])))
+    for name, spec in declared.items():
+        if name in values or name in given:
+            continue
+        if spec.required:
+            what = f": {spec.description}" if spec.description else ""
+            place = pipeline.document.locate("inputs", name, key=True)
+            message = f"the input {name!r} is required{what}"
+            problems.append(Problem("missing-input", message, place, _example(name, spec)))
+        elif spec.has_default:
+            values[name] = spec.default
+        else:
+            values[name] = "" if spec.type == "string" else None
+    if problems:
+        raise PipelineError.of(problems)
+    return values
+
+
+def _example(name: str, spec: InputSpec) -> str:
+    value = {"string": "TEXT", "number": "3", "boolean": "true", "json": "'{…}'"}[spec.type]
+    return f"give it with `--input {name}={value}`, or from a file with `--input {name}=@FILE`"
+
+
+def _typed(value: Any, spec: InputSpec) -> Any:
+    """Read an input's text as its declared type."""
+    if not isinstance(value, str) or spec.type == "string":
+        return value
+    text = value.strip()
+    try:
+        match spec.type:
+            case "number":
+                return int(text) if text.lstrip("+-").isdigit() else float(text)
+            case "boolean":
+                return {"true": True, "false": False}[text.lower()]
+            case _:
+                return json.loads(text)
+    except (ValueError, KeyError):
+        shown = text if len(text) <= 40 else f"{text[:40]}…"  # noqa: PLR2004 - what fits a line
+        raise ValueError(f"must be {spec.type}, not {shown!r}") from None

@@ -1,0 +1,33 @@
+"""Keys that a pipeline file may hold and this release does not act on yet: said, never silently passed over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestra.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from orchestra.documents import Document
+    from orchestra.graph.schema import Pipeline
+
+
+def not_yet(pipeline: Pipeline, document: Document) -> Iterator[Problem]:
+    """Yield a warning for each key without effect in this release."""
+    for name, repo in pipeline.workspace.repos.items():
+        for key in ("copy", "setup", "sparse"):
+            if getattr(repo, key):
+                yield _warning(f"`{key}` has no effect in this release", document, "workspace", "repos", name, key)
+    for edge in pipeline.graph:
+        if edge.on_conflict:
+            text = "`on_conflict` has no effect in this release: parallel writers take turns, so nothing can conflict"
+            yield _warning(text, document, "graph", edge.index, "on_conflict")
+    for name, agent in pipeline.agents.items():
+        if agent.mode == "interactive" and agent.when_absent == "pause":
+            text = f"in this release nobody can talk with {name!r}: the session will pause at its first answer"
+            yield _warning(text, document, "agents", name, "mode", hint="set `when_absent: finish`")
+
+
+def _warning(message: str, document: Document, *loc: str | int, hint: str | None = None) -> Problem:
+    return Problem("not-yet", message, document.locate(*loc, key=True), hint, "warning")

@@ -1,0 +1,471 @@
+"""From a loaded pipeline to one that can run: prompts, tools, models, conditions and the graph, all checked at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from orchestra.agents.providers import ModelRef, ProviderConfig, ProviderResolver
+from orchestra.errors import PipelineError, Problem, did_you_mean, sort_problems
+from orchestra.graph.checks import check_topology, parallel_write_warnings
+from orchestra.graph.conditions import ConditionRegistry
+from orchestra.graph.extension import RESERVED, Extension, check_reducers, load_extension
+from orchestra.graph.loader import read_pipeline
+from orchestra.graph.notyet import not_yet
+from orchestra.graph.parallel import Parallelism, find_parallelism
+from orchestra.graph.repos import RepoPaths
+from orchestra.graph.topology import Topology, analyse
+from orchestra.prompts.composer import ComposedPrompt, Layers, PromptComposer, check_template
+from orchestra.prompts.discovery import FileDiscovery
+from orchestra.tools.registry import ShellToolSpec, ToolRegistry, ToolSet, tool_registry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from orchestra.agents.outputs import OutputSpec
+    from orchestra.documents import Document
+    from orchestra.errors import Location
+    from orchestra.graph.loader import LoadedPipeline
+    from orchestra.graph.project import Project
+    from orchestra.graph.schema import AgentSpec, Pipeline, StepSpec
+    from orchestra.tools.registry import Tool
+
+T = TypeVar("T")
+
+BASE_NAMES = frozenset({"inputs", "agent_outputs", "metadata", "messages", "turn"})
+"""What every template sees beside the inputs and the fields of the extension."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """What agents and steps have in common: their tools and what these touch."""
+
+    name: str
+    tools: tuple[Tool, ...]
+    output: OutputSpec | None
+    repos: tuple[str, ...]
+    """Of the workspace."""
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """Repos that a tool of this node may change."""
+        return self._touched(lambda tool: tool.writes)
+
+    @property
+    def worktrees(self) -> tuple[str, ...]:
+        """Repos in which this node needs a worktree."""
+        return self._touched(lambda tool: tool.writes or tool.needs_worktree)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Repos whose objects suffice."""
+        return tuple(repo for repo in self._touched(lambda _: True) if repo not in self.worktrees)
+
+    def _touched(self, which: Callable[[Tool], bool]) -> tuple[str, ...]:
+        chosen = [tool for tool in self.tools if which(tool)]
+        everywhere = any(tool.repo is None for tool in chosen)
+        return tuple(repo for repo in self.repos if everywhere or any(tool.repo == repo for tool in chosen))
+
+
+@dataclass(frozen=True)
+class ResolvedAgent(Node):
+    """An agent with everything that it names."""
+
+    spec: AgentSpec
+    prompt: ComposedPrompt
+    model: ModelRef
+
+
+@dataclass(frozen=True)
+class ResolvedStep(Node):
+    """A step with its tool."""
+
+    spec: StepSpec
+
+
+@dataclass(frozen=True)
+class ResolvedPipeline:
+    """A pipeline whose every name has been found."""
+
+    pipeline: Pipeline
+    document: Document
+    discovery: FileDiscovery
+    topology: Topology
+    parallelism: Parallelism
+    agents: Mapping[str, ResolvedAgent]
+    steps: Mapping[str, ResolvedStep]
+    conditions: ConditionRegistry
+    toolset: ToolSet
+    resolver: ProviderResolver
+    extension: Extension
+    repo_paths: Mapping[str, Path]
+    """The directory of each repo that is used; empty where a session knows them already."""
+    warnings: tuple[Problem, ...] = ()
+    model_problems: tuple[Problem, ...] = ()
+    """Missing keys and integrations: warnings when compiling, errors when running."""
+
+    @property
+    def nodes(self) -> dict[str, Node]:
+        """Agents and steps by name."""
+        return {**self.agents, **self.steps}
+
+
+def resolve(
+    loaded: LoadedPipeline,
+    project: Project,
+    *,
+    provider: str | None = None,
+    imports: Sequence[Path] = (),
+    discovery: FileDiscovery | None = None,
+) -> ResolvedPipeline:
+    """Find everything that a pipeline names.
+
+    Args:
+        loaded: The checked file.
+        project: Whose search paths apply.
+        provider: Used by agents that name none, in place of the file's default.
+        imports: More directories for Python imports: the original one, where `loaded` is a session's copy.
+        discovery: Where files are looked for, when not beside the pipeline.
+
+    Raises:
+        PipelineError: With every problem found.
+    """
+    found = discovery or FileDiscovery(loaded.document.path.parent, project.search_paths)
+    resolution = _Resolution(loaded.pipeline, loaded.document, found, provider, imports)
+    resolution.problems += loaded.warnings
+    return resolution.run()
+
+
+def load_and_resolve(
+    path: Path, project: Project, *, provider: str | None = None, repos: Mapping[str, Path], cwd: Path
+) -> ResolvedPipeline:
+    """Read a pipeline file and find everything that it names; what is wrong is reported all at once.
+
+    Args:
+        path: The file.
+        project: Its defaults and search paths.
+        provider: Used by agents that name none, in place of the file's default.
+        repos: Paths that the command line set.
+        cwd: Where the implicit repo is looked for.
+
+    Raises:
+        PipelineError: With every problem found.
+    """
+    pipeline, document, problems = read_pipeline(path, project=project)
+    if pipeline is None:
+        raise PipelineError.of(problems)
+    discovery = FileDiscovery(document.path.parent, project.search_paths)
+    resolution = _Resolution(pipeline, document, discovery, provider, ())
+    resolution.problems += problems
+    resolution.repo_paths = RepoPaths(pipeline, document, repos, cwd)
+    if any(problem.severity == "error" for problem in problems):
+        resolution.look_at_the_rest()
+        raise PipelineError.of(_without_cascades(problems, resolution.problems))
+    return resolution.run()
+
+
+def _without_cascades(first: Sequence[Problem], found: Sequence[Problem]) -> list[Problem]:
+    """Drop what was found at a place of which something was said already."""
+    said = {(p.location.path, p.location.line) for p in first if p.location is not None}
+    later = [p for p in found[len(first) :] if p.location is None or (p.location.path, p.location.line) not in said]
+    return [*first, *later]
+
+
+class _Resolution:
+    """Collects problems while it goes on, so that all are reported at once."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        document: Document,
+        discovery: FileDiscovery,
+        provider: str | None,
+        imports: Sequence[Path],
+    ) -> None:
+        self.pipeline = pipeline
+        self.document = document
+        self.discovery = discovery
+        self.provider = provider
+        self.imports = (document.path.parent, *imports)
+        self.repos = tuple(pipeline.workspace.repos)
+        self.problems: list[Problem] = []
+        self.repo_paths: RepoPaths | None = None
+
+    def run(self) -> ResolvedPipeline:
+        topology = analyse((*self.pipeline.agents, *self.pipeline.steps), self.pipeline.graph)
+        parallelism = find_parallelism(topology)
+        self.problems += check_topology(topology, parallelism, self.document.locate)
+        resolver = self._resolver()
+        toolset = self._toolset()
+        conditions = self._conditions()
+        extension = self._extension()
+        agents = dict(self._agents(toolset, resolver))
+        steps = dict(self._steps(toolset))
+        nodes: dict[str, Node] = {**agents, **steps}
+        self._check_fields(extension, nodes, parallelism)
+        self.problems += not_yet(self.pipeline, self.document)
+        if self.repo_paths is not None:
+            used = {repo for node in nodes.values() for repo in (*node.reads, *node.worktrees)}
+            self.problems += self.repo_paths.check(used)
+        writes = {name: node.writes for name, node in nodes.items()}
+        self.problems += parallel_write_warnings(topology, parallelism, writes, self.document.locate)
+        if not self._failed:
+            self._check_templates(agents, steps, extension)
+        if self._failed:
+            raise PipelineError.of(self.problems)
+        return ResolvedPipeline(
+            pipeline=self.pipeline,
+            document=self.document,
+            discovery=self.discovery,
+            topology=topology,
+            parallelism=parallelism,
+            agents=agents,
+            steps=steps,
+            conditions=conditions,
+            toolset=toolset,
+            resolver=resolver,
+            extension=extension,
+            repo_paths=self.repo_paths.found if self.repo_paths else {},
+            warnings=tuple(sort_problems(self.problems)),
+            model_problems=tuple(self._model_problems(agents, resolver)),
+        )
+
+    def look_at_the_rest(self) -> None:
+        """Look for what else is wrong in a file that is wrong already, as far as that can be told."""
+        toolset = self._toolset()
+        self._conditions()
+        for name, spec in self.pipeline.agents.items():
+            self._tools(toolset, spec.tools, ("agents", name))
+            for kind in ("role", "persona", "personality", "task"):
+                layer = getattr(spec, kind)
+                if isinstance(layer, str):
+                    place = self.document.locate("agents", name, kind)
+                    self._try(partial(self.discovery.find, kind, layer), place)
+        for name, step in self.pipeline.steps.items():
+            self._try(partial(toolset.get, step.tool), self.document.locate("steps", name, "tool"))
+
+    @property
+    def _failed(self) -> bool:
+        return any(problem.severity == "error" for problem in self.problems)
+
+    def _try(self, attempt: Callable[[], T], place: Location | None = None) -> T | None:
+        """Collect the problems of one attempt; those without a place get the one that asked for it."""
+        try:
+            return attempt()
+        except PipelineError as error:
+            self.problems += [
+                problem
+                if problem.location or place is None
+                else Problem(problem.code, problem.message, place, problem.hint, problem.severity)
+                for problem in error.problems
+            ]
+            return None
+
+    def _resolver(self) -> ProviderResolver:
+        configs = {}
+        for name, spec in self.pipeline.providers.items():
+            script = spec.script
+            place = self.document.locate("providers", name, "script")
+            found = self._try(partial(self.discovery.find_file, script), place) if script else None
+            configs[name] = ProviderConfig(
+                name=name,
+                type=spec.type or name,
+                models=spec.models,
+                api_base=spec.api_base,
+                api_key_env=spec.api_key_env,
+                max_tokens=spec.max_tokens,
+                timeout=spec.timeout,
+                options=spec.options,
+                script=found,
+            )
+        default = self.provider or self.pipeline.default_provider
+        if self.provider and self.provider not in configs:
+            known = ", ".join(sorted(configs)) or "none"
+            self.problems.append(
+                Problem(
+                    "unknown-provider",
+                    f"the pipeline has no provider {self.provider!r}",
+                    None,
+                    did_you_mean(self.provider, configs) or f"use `--provider` with one of: {known}",
+                )
+            )
+        return ProviderResolver(configs, default)
+
+    def _toolset(self) -> ToolSet:
+        registry = ToolRegistry(parent=tool_registry)
+        for directory in self.discovery.find_dirs("tools"):
+            self._try(partial(registry.load_directory, directory))
+        specs = [
+            ShellToolSpec(
+                repo=repo,
+                name=name,
+                command=tool.command,
+                description=tool.description or "",
+                args=tool.args,
+                timeout=tool.timeout,
+                writes=tool.writes,
+                env=tool.env,
+            )
+            for repo, tools in self.pipeline.workspace.tools.items()
+            for name, tool in tools.items()
+        ]
+        good = []
+        for spec in specs:
+            place = self.document.locate("workspace", "tools", spec.repo, spec.name)
+            if self._try(partial(registry.toolset, self.repos, [spec]), place) is not None:
+                good.append(spec)
+        return registry.toolset(self.repos, good)
+
+    def _conditions(self) -> ConditionRegistry:
+        registry = ConditionRegistry()
+        for directory in self.discovery.find_dirs(self.pipeline.conditions):
+            self._try(partial(registry.load_directory, directory))
+        for edge in self.pipeline.graph:
+            if edge.condition:
+                place = self.document.locate("graph", edge.index, "condition")
+                self._try(partial(registry.get, edge.condition), place)
+        return registry
+
+    def _extension(self) -> Extension:
+        spec = self.pipeline.state
+        if spec is None:
+            return Extension()
+        place = self.document.locate("state")
+        return self._try(lambda: load_extension(spec, self.imports, place), place) or Extension()
+
+    def _agents(self, toolset: ToolSet, resolver: ProviderResolver) -> Iterator[tuple[str, ResolvedAgent]]:
+        composer = PromptComposer(self.discovery)
+        for name, spec in self.pipeline.agents.items():
+            layers = Layers(spec.role, spec.persona, spec.personality, spec.task)
+            loc = ("agents", name)
+            compose = partial(composer.compose, layers, agent=name, document=self.document, loc=loc, analyse=False)
+            prompt = self._try(compose)
+            tools = self._tools(toolset, spec.tools, loc)
+            model = self._model(resolver, name, spec)
+            output = self._output(spec.output, loc)
+            if prompt is not None and model is not None:
+                yield name, ResolvedAgent(name, tools, output, self.repos, spec, prompt, model)
+
+    def _steps(self, toolset: ToolSet) -> Iterator[tuple[str, ResolvedStep]]:
+        for name, spec in self.pipeline.steps.items():
+            place = self.document.locate("steps", name, "tool")
+            tool = self._try(partial(toolset.get, spec.tool), place)
+            output = self._output(spec.output, ("steps", name))
+            if tool is not None:
+                self.problems += list(self._wrong_arguments(name, spec, tool))
+                yield name, ResolvedStep(name, (tool,), output, self.repos, spec)
+
+    def _wrong_arguments(self, name: str, spec: StepSpec, tool: Tool) -> Iterator[Problem]:
+        """Check a step's arguments as far as they are no templates: its names, and that none lacks."""
+        known = tool.parameters.get("properties", {})
+        for argument in spec.args:
+            if argument not in known:
+                hint = did_you_mean(argument, known) or f"it takes: {', '.join(known) or 'no arguments'}"
+                place = self.document.locate("steps", name, "args", argument, key=True)
+                yield Problem("unknown-argument", f"the tool {tool.name!r} has no argument {argument!r}", place, hint)
+        for argument in tool.parameters.get("required", ()):
+            if argument not in spec.args:
+                place = self.document.locate("steps", name, key=True)
+                message = f"the tool {tool.name!r} needs the argument {argument!r}"
+                yield Problem("missing-argument", message, place, f"add `args: {{{argument}: …}}`")
+
+    def _tools(self, toolset: ToolSet, names: Sequence[str], loc: tuple[str, ...]) -> tuple[Tool, ...]:
+        """Find an agent's tools: its own and those that every agent has, each once."""
+        found: dict[str, Tool] = {}
+        wanted: list[tuple[str, tuple[str | int, ...]]]
+        wanted = [(name, (*loc, "tools", position)) for position, name in enumerate(names)]
+        wanted += [(name, ("context_tools", position)) for position, name in enumerate(self.pipeline.context_tools)]
+        for name, at in wanted:
+            place = self.document.locate(*at)
+            known = at[0] == "context_tools" and any(p.location == place for p in self.problems)
+            tool = None if known else self._try(partial(toolset.get, name), place)
+            if tool is not None:
+                found.setdefault(tool.name, tool)
+        return tuple(found.values())
+
+    def _model(self, resolver: ProviderResolver, name: str, spec: AgentSpec) -> ModelRef | None:
+        if self.provider is not None and spec.provider is None and self.provider not in self.pipeline.providers:
+            return None  # said once, for `--provider`
+        place = self.document.locate("agents", name, "model")
+        ref = self._try(lambda: resolver.resolve(spec.model, spec.provider), place)
+        near = resolver.near_alias(spec.model, spec.provider) if ref is not None else None
+        if near is not None:
+            message = f"{spec.model!r} is no alias, so it is taken as the literal name of a model"
+            self.problems.append(Problem("near-alias", message, place, f"did you mean {near!r}?", "warning"))
+        return ref
+
+    def _output(self, spec: str | Mapping[str, Any] | None, loc: tuple[str, ...]) -> OutputSpec | None:
+        from orchestra.agents.outputs import OutputSpec
+
+        if spec is None:
+            return None
+        place = self.document.locate(*loc, "output")
+        if not isinstance(spec, str):
+            return self._try(lambda: OutputSpec.from_schema(spec), place)
+        return self._try(lambda: self._model_output(spec), place)
+
+    def _model_output(self, spec: str) -> OutputSpec:
+        from pydantic import BaseModel
+
+        from orchestra.agents.outputs import OutputSpec
+        from orchestra.imports import import_object
+
+        model = import_object(spec, search=self.imports)
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            message = f"`output: {spec}` is {model!r:.100}, not a Pydantic model"
+            raise PipelineError(message, code="output-not-a-model", hint="name a class that derives from BaseModel")
+        return OutputSpec.from_model(model)
+
+    def _check_fields(self, extension: Extension, nodes: Mapping[str, Node], parallelism: Parallelism) -> None:
+        fields = {name: output_fields(node.output, extension) for name, node in nodes.items()}
+        place = self.document.locate("state")
+        self.problems += check_reducers(extension, fields, parallelism, place)
+        for name in self.pipeline.inputs:
+            if name in RESERVED:
+                place = self.document.locate("inputs", name, key=True)
+                message = f"the input {name!r} has the name of a field of the base state"
+                self.problems.append(Problem("input-clash", message, place, "give the input another name"))
+
+    def _check_templates(
+        self, agents: Mapping[str, ResolvedAgent], steps: Mapping[str, ResolvedStep], extension: Extension
+    ) -> None:
+        known = BASE_NAMES | set(self.pipeline.inputs) | set(extension.annotations)
+        for agent in agents.values():
+            self.problems += agent.prompt.check(known)
+        for name, step in steps.items():
+            for argument, value in step.spec.args.items():
+                place = self.document.locate("steps", name, "args", argument)
+                for text in templates_in(value):
+                    found = check_template(text, known)
+                    self.problems += [Problem(p.code, p.message, place, p.hint, p.severity) for p in found]
+
+    def _model_problems(self, agents: Mapping[str, ResolvedAgent], resolver: ProviderResolver) -> Iterator[Problem]:
+        """Yield what is missing for a model, once for each provider, at the place of the provider."""
+        seen: set[str] = set()
+        for agent in agents.values():
+            name = agent.model.provider.name
+            if name not in seen:
+                seen.add(name)
+                place = self.document.locate("providers", name, key=True)
+                for problem in resolver.check(agent.model):
+                    yield Problem(problem.code, problem.message, place, problem.hint)
+
+
+def output_fields(output: OutputSpec | None, extension: Extension) -> tuple[str, ...]:
+    """Return the fields of the extension that an output of this form writes: properties of the same name."""
+    properties = output.schema.get("properties", {}) if output is not None else {}
+    return tuple(name for name in extension.annotations if name in properties)
+
+
+def templates_in(value: Any) -> Iterator[str]:
+    """Yield every text inside a step's argument: each may be a template."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from templates_in(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from templates_in(item)

@@ -1,0 +1,188 @@
+"""The rules by which tokens move: edges with conditions and bounds, arrivals, joins (DESIGN §4).
+
+Everything here is a pure function of the topology and the state, except the call of a condition. A node writes its
+targets into the `frontier`; hence in each step every node can read which nodes are active beside it, and a join knows
+whether a source that is missing can still arrive.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from orchestra.errors import SessionError
+from orchestra.graph.topology import END, START, Edge, Join, Topology
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from orchestra.graph.conditions import Choice
+    from orchestra.graph.parallel import Parallelism
+
+
+@dataclass
+class Route:
+    """Where a node goes, and what it must write for that."""
+
+    targets: dict[str, None] = field(default_factory=dict)
+    """Nodes to start, in order, each once."""
+    loops: dict[str, int] = field(default_factory=dict)
+    choices: dict[str, list[str]] = field(default_factory=dict)
+    arrivals: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def update(self) -> dict[str, Any]:
+        """Return the state's update, without empty fields."""
+        fields = {"loops": self.loops, "choices": self.choices, "arrivals": self.arrivals}
+        return {"frontier": list(self.targets), **{name: value for name, value in fields.items() if value}}
+
+
+class Conditions(Protocol):
+    """Asks the user's conditions; `ConditionRegistry` does."""
+
+    async def choose(self, name: str, state: Mapping[str, Any], targets: Mapping[str, str]) -> Choice:
+        """Return which of the targets (label → target) the condition chooses."""
+
+
+class Router:
+    """Decides what starts when a node has ended."""
+
+    def __init__(self, topology: Topology, parallelism: Parallelism, conditions: Conditions) -> None:
+        self._topology = topology
+        self._parallelism = parallelism
+        self._conditions = conditions
+        self._any_joins = frozenset(name for name, join in topology.joins.items() if join.mode == "any")
+
+    async def route(self, node: str, state: Mapping[str, Any], turn: int = 0) -> Route:
+        """Decide what starts when `node` has ended.
+
+        Args:
+            node: The agent, step or join that has ended, or START.
+            state: The state with the node's own update applied.
+            turn: The turn that has ended; it marks the arrival at joins.
+
+        Raises:
+            OrchestraError: A condition failed, or chose what it must not.
+        """
+        route = Route()
+        for edge in self._topology.edges.get(node, ()):
+            chosen = await self._choose(edge, state)
+            if edge.condition:
+                route.choices[edge.key] = list(chosen)
+            targets, looped = self._bound(edge, chosen, state)
+            if looped:
+                route.loops[edge.key] = state.get("loops", {}).get(edge.key, 0) + 1
+            route.targets.update(dict.fromkeys(target for target in targets if target != END))
+        for join in self._topology.arrivals.get(node, ()):
+            route.arrivals[join] = {node: turn}
+            route.targets[join] = None
+        return route
+
+    async def _choose(self, edge: Edge, state: Mapping[str, Any]) -> tuple[str, ...]:
+        if edge.condition is None:
+            return edge.targets
+        choice = await self._conditions.choose(edge.condition, state, edge.labels)
+        for chosen, clash in self._parallelism.forbidden.get(edge.key, {}).items():
+            if chosen.issubset(choice.targets):
+                first, second = (target for target in choice.targets if target in chosen)
+                one, other = clash.sources
+                raise SessionError(
+                    f"the condition {edge.condition!r} chose {first!r} and {second!r} together, but {one!r} and "
+                    f"{other!r} then arrive at {clash.target!r} apart and would start it twice",
+                    code="ambiguous-choice",
+                    hint=f"join them: `{{from: [{one}, {other}], to: {clash.target}}}`",
+                )
+        return choice.targets
+
+    @staticmethod
+    def _bound(edge: Edge, chosen: tuple[str, ...], state: Mapping[str, Any]) -> tuple[tuple[str, ...], bool]:
+        """Drop closed loop targets; tell whether a loop target was chosen."""
+        if edge.max_loops is None or not edge.loop_targets.intersection(chosen):
+            return chosen, False
+        if state.get("loops", {}).get(edge.key, 0) < edge.max_loops:
+            return chosen, True
+        left = tuple(target for target in chosen if target not in edge.loop_targets)
+        return left or ((edge.on_max_loops,) if edge.on_max_loops else ()), False
+
+    def lineage(self, node: str, targets: Iterable[str], state: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+        """Say from which rounds of the joins of mode `any` the targets descend: those of the node that starts them."""
+        if not self._any_joins:
+            return {}
+        known = state.get("lineage", {})
+        join = self._topology.joins.get(node)
+        own: dict[str, int] = {}
+        for origin in join.sources if join else (node,):
+            for name, count in known.get(origin, {}).items():
+                own[name] = max(count, own.get(name, 0))
+        if node in self._any_joins:
+            own[node] = state.get("rounds", {}).get(node, 0) + 1
+        return {target: own for target in targets if own and target not in self._topology.joins}
+
+    def join(self, join: Join, state: Mapping[str, Any]) -> JoinStep:
+        """Decide whether a join fires in this step, waits, or has nothing to do."""
+        waiting = _pending(join, state)
+        if join.mode == "any":
+            return self._join_any(join, waiting, state)
+        active = [node for node in state.get("frontier", ()) if node != join.name]
+        if not waiting:
+            return JoinStep(fires=False, waits=False)
+        fires = join.name in self._firing(join, active, state)
+        return JoinStep(fires=fires, waits=not fires, taken=waiting if fires else {})
+
+    def _join_any(self, join: Join, waiting: dict[str, int], state: Mapping[str, Any]) -> JoinStep:
+        """Fire for an arrival that descends from the join's last start; what is older belongs to that round."""
+        done = state.get("rounds", {}).get(join.name, 0)
+        lineage = state.get("lineage", {})
+        fresh = any(lineage.get(source, {}).get(join.name, 0) >= done for source in waiting)
+        return JoinStep(fires=fresh, waits=False, taken=waiting)
+
+    def _firing(self, join: Join, active: list[str], state: Mapping[str, Any]) -> set[str]:
+        """Return which joins fire in this step: the same answer in every join, from the same state.
+
+        A join waits while a missing source can be reached from an active node. Joins that wait only for each other
+        would wait for ever: the one declared first fires.
+        """
+        agents = [node for node in active if node not in self._topology.joins]
+        joins = {join.name: join, **{name: self._topology.joins[name] for name in active if name not in agents}}
+        held = {name for name, one in joins.items() if _is_awaited(self._topology, one, agents, state)}
+        blocks = {
+            name: {other for other in joins if other != name and _is_awaited(self._topology, one, [other], state)}
+            for name, one in joins.items()
+        }
+        while grown := {name for name in joins if name not in held and blocks[name] & held}:
+            held |= grown
+        free = {name for name in joins if name not in held}
+        firing = {name for name in free if not blocks[name]}
+        if not firing and free:
+            firing = {min(free, key=lambda name: joins[name].index)}
+        return firing
+
+
+@dataclass(frozen=True, slots=True)
+class JoinStep:
+    """What a join does in a step."""
+
+    fires: bool
+    waits: bool
+    taken: dict[str, int] = field(default_factory=dict)
+    """Source → turn of the arrivals that are taken up."""
+
+
+def _pending(join: Join, state: Mapping[str, Any]) -> dict[str, int]:
+    """Return the arrivals that the join has not taken up yet."""
+    arrived = state.get("arrivals", {}).get(join.name, {})
+    taken = state.get("joined", {}).get(join.name, {})
+    return {source: turn for source, turn in arrived.items() if turn > taken.get(source, 0)}
+
+
+def _is_awaited(topology: Topology, join: Join, active: Iterable[str], state: Mapping[str, Any]) -> bool:
+    """Tell whether a source that has not arrived can still be reached from an active node."""
+    missing = set(join.sources) - _pending(join, state).keys()
+    return any(not missing.isdisjoint(topology.reaches(node, avoiding=join.name)) for node in active)
+
+
+def entry_route(topology: Topology) -> list[str] | None:
+    """Return what starts first, or None where a condition on START must decide."""
+    leaving = topology.edges.get(START, ())
+    if any(edge.condition for edge in leaving):
+        return None
+    return list(dict.fromkeys(target for edge in leaving for target in edge.reachable))
