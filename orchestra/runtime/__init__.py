@@ -1,0 +1,1 @@
+"""What drives a pipeline: sessions, git, worktrees, snapshots, checkpoints, the event log."""

@@ -1,0 +1,267 @@
+"""Worktrees of sessions: made in two phases, mended when an agent or a kill left them broken."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from orchestra.errors import GitError
+from orchestra.runtime.git import Repository, Worktree
+from orchestra.runtime.staging import copy_index
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from orchestra.runtime.git import GitManager
+
+EXCLUDE_LINE = "/.orchestra/"
+_NAME = re.compile(r"[a-z0-9_][a-z0-9_-]*")
+_CHECKOUT_TIMEOUT = 3600.0
+
+
+class WorktreeManager:
+    """Gives each writer of a session its own directory of files.
+
+    The caller holds the session's lock, which every git process inherits: so no git of an earlier run of this
+    session is at work any more.
+
+    Args:
+        git: Starts git.
+        session: The session's id.
+    """
+
+    def __init__(self, git: GitManager, session: str) -> None:
+        self._git = git
+        self._session = safe_name(session)
+        self._checkouts = asyncio.Semaphore(os.cpu_count() or 1)
+        self._slots: dict[tuple[Path, str], asyncio.Lock] = {}
+
+    async def prepare_repository(self, repo: Repository) -> None:
+        """Have git ignore `.orchestra/`, twice: `git clean -fdx` deletes the first, a new clone lacks the second."""
+        async with repository_lock(repo):
+            ignore_own_directory(repo)
+
+    async def ensure(self, repo: Repository, slot: str, commit: str) -> Worktree:
+        """Return the worktree of a slot, made at `commit` if there is none.
+
+        One that exists keeps its files as they are. A `.git` file that was deleted or rewritten is written anew, a
+        directory that is gone is filled from `commit`, one that a kill left half-made is finished.
+        """
+        path = self.path_of(repo, slot)
+        async with self._slots.setdefault((repo.common_dir, slot), asyncio.Lock()):
+            async with repository_lock(repo) as lock:
+                ignore_own_directory(repo)
+                make_parents(repo, path)
+                admin = find_admin(repo, self._reason(slot), path)
+                if admin is None:
+                    admin = await self._add(repo, slot, path, commit, lock)
+                clear_stale_locks(repo, self._session, admin)
+            worktree = Worktree(repo, self._session, slot, path, admin)
+            if not mend(worktree, commit):
+                await self._fill(worktree, commit)
+            return worktree
+
+    def path_of(self, repo: Repository, slot: str) -> Path:
+        """Return where the worktree of a slot is, or would be."""
+        if repo.top is None:
+            message = f"repository {repo.name!r} is bare, and agents that write need a checkout beside their worktrees"
+            raise GitError(message, code="bare-repository", hint=f"git clone '{repo.git_dir}' and name the clone")
+        return repo.top / ".orchestra" / "worktrees" / self._session / safe_name(slot)
+
+    def _reason(self, slot: str) -> str:
+        return f"orchestra:{self._session}:{slot}"
+
+    async def _add(self, repo: Repository, slot: str, path: Path, commit: str, lock: int) -> Path:
+        """Register the worktree without its files; that takes milliseconds, however large the repository is."""
+        move_aside(repo, self._session, path)
+        options = ("--no-checkout", "--detach", "--lock", "--reason", self._reason(slot))
+        await self._git.run(repo, "worktree", "add", *options, "--", str(path), commit, fds=(lock,))
+        admin = find_admin(repo, self._reason(slot), path)
+        if admin is None:
+            raise GitError(f"git made no worktree at {path}", code="worktree-failed")
+        return admin
+
+    async def _fill(self, worktree: Worktree, commit: str) -> None:
+        """Write the files; only where no agent has worked since the directory was made."""
+        worktree.index.unlink(missing_ok=True)
+        self._git.index_trees.pop(worktree.index, None)
+        point_head(worktree, commit)
+        async with self._checkouts:
+            await self._git.run(worktree, "read-tree", "-u", "--reset", commit, timeout=_CHECKOUT_TIMEOUT)
+        head = await self._git.read_ref(worktree, "HEAD")
+        if head != commit:
+            raise GitError(f"the worktree {worktree.path} stands on {head} and not on {commit}", code="worktree-failed")
+        # The private index comes last: that it is there says that the worktree is complete.
+        copy_index(worktree.git_dir / "index", worktree.index)
+
+
+def safe_name(name: str) -> str:
+    """Return a name that may be part of paths and references, or refuse it."""
+    if not _NAME.fullmatch(name):
+        raise GitError(f"{name!r} can't be part of a reference: use a-z, 0-9 and -", code="bad-name")
+    return name
+
+
+@contextlib.asynccontextmanager
+async def repository_lock(repo: Repository) -> AsyncIterator[int]:
+    """Hold the lock of all Orchestra's processes on a repository; gives its descriptor, for git to inherit.
+
+    It is taken on git's own directory, so that no file is added there. Asked for again and again, because a thread
+    that waits in the kernel can't be cancelled.
+    """
+    descriptor = os.open(repo.common_dir, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        pause = 0.002
+        while not _try_lock(descriptor):
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 0.05)
+        yield descriptor
+    finally:
+        # Closing lets go, once a git process that inherited it has ended too.
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def ignore_own_directory(repo: Repository) -> None:
+    """Write `.orchestra/.gitignore` and the line in `info/exclude`, where they lack."""
+    if repo.top is not None:
+        own = repo.top / ".orchestra"
+        _refuse_link(own)
+        own.mkdir(mode=0o700, exist_ok=True)
+        ignore = own / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n")
+    exclude = repo.common_dir / "info" / "exclude"
+    text = exclude.read_text(errors="surrogateescape") if exclude.exists() else ""
+    if EXCLUDE_LINE not in text.splitlines():
+        exclude.parent.mkdir(exist_ok=True)
+        gap = "" if not text or text.endswith("\n") else "\n"
+        with exclude.open("a") as file:
+            file.write(f"{gap}{EXCLUDE_LINE}\n")
+
+
+def make_parents(repo: Repository, path: Path) -> None:
+    """Make the directories above a worktree; a repository may hold a link in their place, to lead us elsewhere."""
+    parents = [parent for parent in reversed(path.parents) if repo.top in parent.parents]
+    for parent in parents:
+        _refuse_link(parent)
+        parent.mkdir(mode=0o700, exist_ok=True)
+
+
+def _refuse_link(path: Path) -> None:
+    if path.is_symlink():
+        hint = f"remove the link: rm '{path}'"
+        raise GitError(
+            f"{path} is a link, and worktrees must not lie elsewhere", code="own-directory-is-link", hint=hint
+        )
+
+
+def find_admin(repo: Repository, reason: str, path: Path) -> Path | None:
+    """Find the administrative directory of a worktree: by our lock's reason, which agents have no business with."""
+    root = repo.common_dir / "worktrees"
+    candidates = sorted(root.iterdir()) if root.is_dir() else []
+    for admin in candidates:
+        if _content(admin / "locked") == reason:
+            return admin
+    return next((admin for admin in candidates if _content(admin / "gitdir") == str(path / ".git")), None)
+
+
+def _content(file: Path) -> str | None:
+    try:
+        return file.read_text(errors="surrogateescape").strip("\n")
+    except OSError:
+        return None
+
+
+def clear_stale_locks(repo: Repository, session: str, admin: Path) -> None:
+    """Remove lock files that a killed git left, of our own only: this worktree's and this session's references."""
+    own = repo.common_dir / "refs" / "orchestra" / session
+    for lock in (*admin.glob("*.lock"), *own.rglob("*.lock")):
+        lock.unlink(missing_ok=True)
+
+
+def mend(worktree: Worktree, commit: str) -> bool:
+    """Put right what git needs to know the worktree; returns whether its files are there already."""
+    path, admin = worktree.path, worktree.git_dir
+    if path.is_symlink():
+        path.unlink()
+    complete = worktree.index.exists() and path.is_dir()
+    path.mkdir(exist_ok=True)
+    _rewrite(admin / "gitdir", f"{path / '.git'}\n")
+    _rewrite(admin / "commondir", f"{os.path.relpath(worktree.repository.common_dir, admin)}\n")
+    _rewrite(admin / "locked", f"orchestra:{worktree.session}:{worktree.slot}")
+    link = path / ".git"
+    if link.is_symlink() or link.is_dir():
+        # An agent made a repository of its own here; what it holds is kept.
+        move_aside(worktree.repository, worktree.session, link)
+    _rewrite(link, f"gitdir: {admin}\n")
+    head = _content(admin / "HEAD") or ""
+    if not re.fullmatch(r"ref: refs/\S+|[0-9a-f]{40,64}", head):
+        point_head(worktree, commit)
+    return complete
+
+
+def _rewrite(file: Path, text: str) -> None:
+    """Write a small file as one step, unless it is so already."""
+    if _content(file) != text.strip("\n") or file.is_symlink():
+        draft = file.with_name(file.name + ".orchestra")
+        draft.write_text(text, errors="surrogateescape")
+        draft.replace(file)
+
+
+def point_head(worktree: Worktree, commit: str) -> None:
+    """Write the worktree's HEAD, detached, and remember that it was Orchestra who did."""
+    _rewrite(worktree.git_dir / "HEAD", f"{commit}\n")
+    remember_head(worktree, commit)
+
+
+def remember_head(worktree: Worktree, commit: str) -> None:
+    """Note the HEAD that is known to be kept, so that commits of the agent's own are noticed."""
+    _rewrite(worktree.git_dir / "orchestra.head", f"{commit}\n")
+
+
+def known_head(worktree: Worktree) -> str | None:
+    """Return the HEAD that is known to be kept."""
+    return _content(worktree.git_dir / "orchestra.head")
+
+
+def raw_head(worktree: Worktree) -> str | None:
+    """Return what the worktree's HEAD file says: a commit, or `ref: …`."""
+    return _content(worktree.git_dir / "HEAD")
+
+
+def rescue_directory(repo: Repository, session: str) -> Path:
+    """Return a directory, made now, for files that stood in the way and are in no snapshot."""
+    if repo.top is None:
+        raise GitError(f"repository {repo.name!r} is bare", code="bare-repository")
+    path = repo.top / ".orchestra" / "rescue" / session / stamp()
+    make_parents(repo, path)
+    path.mkdir(mode=0o700)
+    return path
+
+
+def stamp() -> str:
+    """Return the time as part of a name."""
+    return datetime.now(UTC).strftime("%Y%m%dt%H%M%S%fz")
+
+
+def move_aside(repo: Repository, session: str, path: Path) -> Path | None:
+    """Move what lies at a path out of the way, if anything does; nothing is ever deleted."""
+    if not path.is_symlink() and (not path.exists() or (path.is_dir() and not any(path.iterdir()))):
+        return None
+    target = rescue_directory(repo, session) / path.name
+    path.rename(target)
+    return target
