@@ -1,0 +1,210 @@
+"""The saver: LangGraph's checkpoints in the session's database, each with the commits that hold its files.
+
+What `orchestra log` shows of a checkpoint is written into its metadata here, so that reading it needs no LangGraph.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from langgraph.checkpoint.base import id as checkpoint_ids
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+
+from orchestra.agents.context import SESSION_SLOT, newest_snapshot
+from orchestra.runtime.serializer import StrictSerializer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+
+    import aiosqlite
+    from langchain_core.runnables import RunnableConfig
+    from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata
+
+    from orchestra.agents.context import Snapshot
+
+METADATA_KEY = "orchestra"
+"""Where a checkpoint's metadata holds `{seq, agent, ended, next, repos, changed, created_at}`."""
+
+BRANCH_MARK = "branch:to:"
+"""LangGraph's channels that start a node in the next step."""
+
+
+class SavedCheckpoint:
+    """A checkpoint that has just been written."""
+
+    __slots__ = ("agent", "changed", "created_at", "id", "namespace", "repos", "snapshot")
+
+    def __init__(
+        self,
+        *,
+        id: str,  # noqa: A002 - LangGraph's word
+        namespace: str,
+        agent: str | None,
+        repos: Mapping[str, str],
+        changed: Sequence[str],
+        created_at: str,
+        snapshot: Snapshot,
+    ) -> None:
+        self.id = id
+        self.namespace = namespace
+        self.agent = agent
+        self.repos = repos
+        self.changed = changed
+        self.created_at = created_at
+        self.snapshot = snapshot
+
+
+class OrchestraSaver(AsyncSqliteSaver):
+    """LangGraph's SQLite saver with a strict serializer and the commits in every checkpoint's metadata.
+
+    Args:
+        connection: The session's only writing connection.
+        nodes: Agents and steps, so that helper nodes never show.
+        joins: Join nodes; they show in `next`.
+        entries: What starts first: `next` of the very first checkpoint.
+        base: The commit of every repo at the session's start.
+    """
+
+    after_put: Callable[[SavedCheckpoint], Awaitable[None]] | None = None
+    """Called when a checkpoint is on disk: branches follow checkpoints."""
+    before_put: Callable[[], Awaitable[None]] | None = None
+    """Called before a checkpoint is written: its events come first."""
+
+    def __init__(
+        self,
+        connection: aiosqlite.Connection,
+        *,
+        nodes: Iterable[str],
+        joins: Iterable[str],
+        entries: Sequence[str],
+        base: Mapping[str, str],
+    ) -> None:
+        super().__init__(connection, serde=StrictSerializer())
+        self._nodes = frozenset(nodes)
+        self._shown = self._nodes | frozenset(joins)
+        self._entries = tuple(entries)
+        self._base = dict(base)
+        self._seq = 0
+        self._snapshots: dict[str, Snapshot] = {}
+        """Namespace → the snapshot channel of its newest checkpoint; the root's is ''."""
+
+    async def prepare(self, thread_id: str) -> None:
+        """Go on where an earlier process stopped: sequence, snapshots, and the clock of the checkpoints' ids.
+
+        LangGraph takes the greatest id for the latest checkpoint, and ids come from the wall clock. When that has gone
+        back since, new checkpoints would hide behind old ones.
+        """
+        await self.setup()
+        async with self.lock:
+            rows = await self.conn.execute_fetchall(
+                "SELECT MAX(CAST(metadata ->> '$.orchestra.seq' AS INTEGER)), MAX(checkpoint_id) FROM checkpoints"
+            )
+        ((seq, newest),) = rows
+        self._seq = seq or 0
+        if newest:
+            raise_clock(newest)
+        root = await self.aget_tuple({"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}})
+        if root is not None:
+            self._snapshots[""] = _snapshot(root.checkpoint)
+
+    async def expected_snapshot(self, thread_id: str, namespace: str) -> Snapshot | None:
+        """Return the snapshot channel at the last checkpoint of a namespace, pending writes applied.
+
+        Args:
+            thread_id: The session.
+            namespace: That of a turn's own checkpoints; the root's is empty.
+
+        Returns:
+            None when there is no checkpoint yet.
+        """
+        found = await self.aget_tuple({"configurable": {"thread_id": thread_id, "checkpoint_ns": namespace}})
+        if found is None:
+            return None
+        snapshot = _snapshot(found.checkpoint)
+        for _, channel, value in found.pending_writes or ():
+            if channel == "snapshot":
+                snapshot = newest_snapshot(snapshot, value)
+        return snapshot
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Write a checkpoint with what `log` shows of it, then let the branches follow."""
+        namespace = str(config["configurable"].get("checkpoint_ns", ""))
+        saved = self._describe(namespace, checkpoint)
+        if self.before_put is not None:
+            await self.before_put()
+        self._seq += 1
+        shown = {
+            "seq": self._seq,
+            "agent": saved.agent,
+            "ended": _ended(checkpoint) if not namespace else [],
+            "next": self._next(namespace, checkpoint, saved.agent),
+            "repos": dict(saved.repos),
+            "changed": list(saved.changed),
+            "created_at": saved.created_at,
+        }
+        enriched: dict[str, Any] = {**metadata, METADATA_KEY: shown}
+        result = await super().aput(config, checkpoint, cast("CheckpointMetadata", enriched), new_versions)
+        self._snapshots[namespace] = saved.snapshot
+        if self.after_put is not None:
+            await self.after_put(saved)
+        return result
+
+    def _describe(self, namespace: str, checkpoint: Checkpoint) -> SavedCheckpoint:
+        root = self._snapshots.get("", {})
+        before = self._snapshots.get(namespace, root)
+        snapshot = newest_snapshot(before, _snapshot(checkpoint))
+        repos, earlier = self._repos(snapshot), self._repos(before)
+        return SavedCheckpoint(
+            id=checkpoint["id"],
+            namespace=namespace,
+            agent=self._agent(namespace, checkpoint),
+            repos=repos,
+            changed=[repo for repo, commit in repos.items() if earlier.get(repo) != commit],
+            created_at=checkpoint["ts"],
+            snapshot=snapshot,
+        )
+
+    def _repos(self, snapshot: Snapshot) -> dict[str, str]:
+        held = snapshot.get(SESSION_SLOT, {})
+        return {repo: held[repo]["commit"] if repo in held else commit for repo, commit in self._base.items()}
+
+    def _agent(self, namespace: str, checkpoint: Checkpoint) -> str | None:
+        if namespace:
+            inside = [part.split(":", 1)[0] for part in namespace.split("|")]
+            return next((name for name in reversed(inside) if name in self._nodes), None)
+        ended = _ended(checkpoint)
+        return str(ended[0]["agent"]) if len(ended) == 1 else None
+
+    def _next(self, namespace: str, checkpoint: Checkpoint, agent: str | None) -> list[str]:
+        if namespace:
+            return [agent] if agent else []
+        channels = checkpoint["channel_values"]
+        if "__start__" in channels:
+            return list(self._entries)
+        started = (name.removeprefix(BRANCH_MARK) for name in channels if name.startswith(BRANCH_MARK))
+        return [name for name in started if name in self._shown]
+
+
+def raise_clock(checkpoint_id: str) -> None:
+    """Make sure that the next checkpoint's id is greater than this one, whatever the wall clock says."""
+    newest = checkpoint_ids.UUID(checkpoint_id).time
+    known: int | None = checkpoint_ids._last_v6_timestamp  # noqa: SLF001 - LangGraph has no public way; a test pins it
+    raised: Any = newest if known is None else max(known, newest)
+    checkpoint_ids._last_v6_timestamp = raised  # noqa: SLF001
+
+
+def _snapshot(checkpoint: Checkpoint) -> Snapshot:
+    """Return the snapshot channel, also of the very first checkpoint, which holds only the input."""
+    channels = checkpoint["channel_values"]
+    held = channels.get("snapshot") or (channels.get("__start__") or {}).get("snapshot")
+    return held or {}
+
+
+def _ended(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    return list(checkpoint["channel_values"].get("ended") or [])

@@ -1,0 +1,24 @@
+"""Named points at which a test may kill the process; without effect unless the environment arms one.
+
+`ORCHESTRA_FAILPOINT=turn-committed:2` kills the process with SIGKILL when it passes that point for the second time.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+
+_hits: Counter[str] = Counter()
+
+
+def failpoint(name: str) -> None:
+    """Die here if the environment says so."""
+    armed = os.environ.get("ORCHESTRA_FAILPOINT")
+    if armed is None:
+        return
+    wanted, _, count = armed.partition(":")
+    if wanted == name:
+        _hits[name] += 1
+        if _hits[name] == int(count or 1):
+            os.kill(os.getpid(), signal.SIGKILL)

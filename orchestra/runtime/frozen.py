@@ -1,0 +1,95 @@
+"""The pipeline as it was at a session's start: its file and all that it names, copied, so that edits change nothing.
+
+The copy keeps the three levels of discovery apart, as `pipeline/0`, `pipeline/1`, …, each with the files of one level.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestra.errors import SessionError
+from orchestra.graph.project import Project, read_project
+from orchestra.graph.root import PROJECT_FILE
+from orchestra.prompts.discovery import FileDiscovery
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from orchestra.graph.resolve import ResolvedPipeline
+
+MAX_BYTES = 1 << 20
+"""Of one copied file; prompts and conditions are far smaller."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenPipeline:
+    """Where a session's copy lies."""
+
+    file: Path
+    project: Project
+    discovery: FileDiscovery
+
+
+def freeze(pipeline: ResolvedPipeline, project: Project, directory: Path) -> None:
+    """Copy a pipeline and what it names into a session's directory.
+
+    Args:
+        pipeline: What is about to run.
+        project: Its `orchestra.yaml` holds defaults.
+        directory: Does not exist yet.
+    """
+    directory.mkdir(mode=0o700)
+    if project.document is not None:
+        (directory / PROJECT_FILE).write_text(project.document.text, encoding="utf-8")
+    for number, level in enumerate(pipeline.discovery.levels):
+        target = directory / str(number)
+        target.mkdir(mode=0o700)
+        for path in _named(pipeline, level):
+            _copy(path, target / path.relative_to(level))
+    document = pipeline.document
+    (directory / "0" / document.path.name).write_text(document.text, encoding="utf-8")
+
+
+def thaw(directory: Path, root: Path) -> FrozenPipeline:
+    """Find a session's copy again.
+
+    Args:
+        directory: The copy.
+        root: The project that the session belongs to.
+
+    Raises:
+        SessionError: It is not there.
+    """
+    files = sorted((directory / "0").glob("*.y*ml"))
+    if len(files) != 1:
+        raise SessionError(
+            f"the session's copy of its pipeline in {directory} is damaged",
+            code="session-damaged",
+            hint="run the pipeline again; the session's branch and refs in your repositories are not affected",
+        )
+    project = read_project(directory) if (directory / PROJECT_FILE).is_file() else Project(root)
+    first, *others = sorted((path for path in directory.iterdir() if path.name.isdigit()), key=lambda p: int(p.name))
+    *searched, user = others
+    discovery = FileDiscovery(first, searched, user)
+    return FrozenPipeline(files[0], Project(root, project.spec, project.document), discovery)
+
+
+def _named(pipeline: ResolvedPipeline, level: Path) -> Iterator[Path]:
+    """Yield the files of a level that the pipeline may use."""
+    yield from level.glob("prompts/*/*.yaml")
+    for directory in ("tools", pipeline.pipeline.conditions):
+        if (level / directory).is_dir():
+            yield from (level / directory).glob("*.py")
+    for spec in pipeline.pipeline.providers.values():
+        if spec.script is not None and (level / spec.script).is_file():
+            yield level / spec.script
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.stat().st_size > MAX_BYTES:
+        raise SessionError(f"{source} is larger than {MAX_BYTES} bytes", code="file-too-large")
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    shutil.copyfile(source, target)

@@ -1,0 +1,171 @@
+"""The event log: everything that happens in a session, in one order (DESIGN §6).
+
+`emit` never waits: events get their number at once and are written in batches, at the latest before the next
+checkpoint. Live views listen; nothing prints on its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from orchestra.runtime.store import now
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import aiosqlite
+
+MAX_TEXT = 20_000
+"""Characters of one text in a payload; what is longer is cut, and says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened."""
+
+    seq: int
+    time: str
+    type: str
+    node: str | None = None
+    turn: int | None = None
+    attempt: int | None = None
+    payload: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Usage:
+    """What a session has spent; never reset by a resume."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    model_calls: int = 0
+    cost_usd: float = 0.0
+    cost_known: bool = True
+
+    def add(self, payload: Mapping[str, Any]) -> None:
+        """Add a finished model call."""
+        self.model_calls += 1
+        self.input_tokens += payload.get("input_tokens") or 0
+        self.output_tokens += payload.get("output_tokens") or 0
+        cost = payload.get("cost_usd")
+        if cost is None:
+            self.cost_known = False
+        else:
+            self.cost_usd += cost
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the `usage` of DESIGN §8; a cost with an unknown part is unknown."""
+        return {
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "model_calls": self.model_calls,
+            "cost_usd": round(self.cost_usd, 6) if self.cost_known else None,
+        }
+
+
+class ObservabilityLogger:
+    """Writes the events of a session and keeps its usage.
+
+    Args:
+        connection: The session's writing connection.
+        lock: The saver's lock: every write is a whole transaction under it.
+        listener: Called with each event as it happens; must not block.
+    """
+
+    def __init__(
+        self, connection: aiosqlite.Connection, lock: asyncio.Lock, listener: Callable[[Event], None] | None = None
+    ) -> None:
+        self._connection = connection
+        self._lock = lock
+        self._listener = listener
+        self._pending: list[Event] = []
+        self._wake = asyncio.Event()
+        self._writer: asyncio.Task[None] | None = None
+        self._seq = 0
+        self._closing = False
+        self.usage = Usage()
+
+    async def start(self) -> None:
+        """Go on after the events that are there already."""
+        async with self._lock:
+            ((last,),) = await self._connection.execute_fetchall("SELECT COALESCE(MAX(seq), 0) FROM events")
+            calls = await self._connection.execute_fetchall("SELECT payload FROM events WHERE type = 'model_ended'")
+        self._seq = last
+        for (payload,) in calls:
+            self.usage.add(json.loads(payload))
+        self._writer = asyncio.create_task(self._write_pending(), name="orchestra-events")
+
+    async def stop(self) -> None:
+        """Write what is left and end the writer."""
+        if self._writer is not None:
+            # Told to end, not cancelled: a cancelled write would lose its batch.
+            self._closing = True
+            self._wake.set()
+            await self._writer
+            self._writer = None
+        await self.flush()
+
+    def emit(
+        self,
+        type: str,  # noqa: A002 - the event's own word
+        payload: Mapping[str, Any] | None = None,
+        *,
+        node: str | None = None,
+        turn: int | None = None,
+        attempt: int | None = None,
+    ) -> None:
+        """Log an event; the payload must be JSON."""
+        self._seq += 1
+        payload = payload or {}
+        event = Event(self._seq, now(), type, node, turn, attempt, _capped(dict(payload)))
+        if type == "model_ended":
+            self.usage.add(payload)
+        self._pending.append(event)
+        self._wake.set()
+        if self._listener is not None:
+            self._listener(event)
+
+    async def flush(self) -> None:
+        """Write every event emitted so far, in one transaction."""
+        if not self._pending:
+            return
+        async with self._lock:
+            batch, self._pending = self._pending, []
+            await self._connection.executemany(
+                "INSERT INTO events (seq, time, node, turn, attempt, type, payload) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (
+                        event.seq,
+                        event.time,
+                        event.node,
+                        event.turn,
+                        event.attempt,
+                        event.type,
+                        json.dumps(event.payload, ensure_ascii=False, default=str),
+                    )
+                    for event in batch
+                ],
+            )
+            usage = json.dumps(self.usage.as_json())
+            await self._connection.execute("UPDATE sessions SET usage = ?, updated_at = ?", (usage, now()))
+            await self._connection.commit()
+
+    async def _write_pending(self) -> None:
+        while not self._closing:
+            await self._wake.wait()
+            self._wake.clear()
+            await self.flush()
+
+
+def _capped(value: Any) -> Any:
+    """Cut long texts of a payload."""
+    if isinstance(value, str):
+        return value if len(value) <= MAX_TEXT else f"{value[:MAX_TEXT]}[… {len(value) - MAX_TEXT} characters cut]"
+    if isinstance(value, dict):
+        return {key: _capped(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_capped(item) for item in value]
+    return value

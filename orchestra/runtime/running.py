@@ -1,0 +1,261 @@
+"""The run context of a session: turns with files, budget and events; failures counted; branches that follow."""
+
+from __future__ import annotations
+
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from orchestra.agents.context import SESSION_SLOT
+from orchestra.errors import AgentError, SessionError
+from orchestra.runtime.failpoints import failpoint
+from orchestra.runtime.snapshots import RepoState
+from orchestra.runtime.turns import move_branch
+from orchestra.runtime.workspace import process_environment
+from orchestra.tools.registry import RepoContext
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from orchestra.agents.context import Snapshot, Turn, TurnFailed, TurnRequest
+    from orchestra.graph.schema import Limits
+    from orchestra.runtime.checkpoints import OrchestraSaver, SavedCheckpoint
+    from orchestra.runtime.git import GitManager
+    from orchestra.runtime.observability import ObservabilityLogger
+    from orchestra.runtime.snapshots import WorkspaceSnapshotIndex
+    from orchestra.runtime.turnfiles import IntegratedFiles, TurnFiles
+    from orchestra.runtime.workspace import Workspace
+
+
+class SessionRun:
+    """What a running graph gets of the runtime; made anew each time a session is driven.
+
+    Args:
+        session: The session's id.
+        workspace: The repositories.
+        files: Their integrated files.
+        git: Starts git.
+        saver: Knows where interrupted turns stood.
+        log: The event log.
+        limits: Where the session stops by itself.
+        known_failures: `(node, turn, attempt)` of attempts that failed when the session was driven before.
+    """
+
+    def __init__(
+        self,
+        session: str,
+        workspace: Workspace,
+        files: IntegratedFiles,
+        git: GitManager,
+        saver: OrchestraSaver,
+        log: ObservabilityLogger,
+        limits: Limits,
+        known_failures: frozenset[tuple[str, int, int]],
+    ) -> None:
+        self.session = session
+        self.workspace = workspace
+        self.files = files
+        self.git = git
+        self.log = log
+        self._saver = saver
+        self._limits = limits
+        self._known_failures = known_failures
+        self._started = time.monotonic()
+        self.failures = 0
+        """Failed turns since the session was last started or resumed."""
+
+    def emit(self, type: str, **payload: Any) -> None:  # noqa: A002 - the event's own word
+        """Write an event that belongs to no turn."""
+        self.log.emit(type, payload, node=payload.get("agent"))
+
+    @asynccontextmanager
+    async def turn(self, request: TurnRequest) -> AsyncIterator[Turn]:
+        """Open one attempt of a turn, from where it stood when it was interrupted."""
+        from orchestra.agents.harness import turn_namespace
+
+        namespace = turn_namespace(request.checkpoint_ns, request.attempt)
+        inner = await self._saver.expected_snapshot(self.session, namespace)
+        async with self.files.turn(request, inner) as files:
+            turn = SessionTurn(self, request, files)
+            turn.emit("turn_started", resumed=inner is not None)
+            started = time.monotonic()
+            yield turn
+            turn.emit("turn_ended", duration_s=round(time.monotonic() - started, 3))
+
+    async def failed(self, request: TurnRequest, error: TurnFailed) -> bool:
+        """Count a failed attempt, unless it failed before and was only checked again."""
+        if error.retry == "continue":
+            return False  # counted where the model failed
+        again = (request.node, request.number, request.attempt) in self._known_failures
+        if error.retry == "never":
+            self.count(request, error)
+            return False
+        if again or error.code == "base-moved":
+            return True
+        return self.count(request, error)
+
+    def count(self, request: TurnRequest, error: TurnFailed) -> bool:
+        """Count a failed turn; True while the session may go on."""
+        self.failures += 1
+        left = self._limits.max_failures_per_session - self.failures
+        details = {"code": error.code, "message": error.message, "hint": error.hint, "tries_left": max(left, 0)}
+        self.log.emit("turn_failed", details, node=request.node, turn=request.number, attempt=request.attempt)
+        return left > 0
+
+    def check_budget(self) -> None:
+        """Check what the session has spent against its limits.
+
+        Raises:
+            SessionError: `max-tokens`, `max-cost` or `timeout`.
+        """
+        limits, usage = self._limits, self.log.usage
+        spent = usage.input_tokens + usage.output_tokens
+        if limits.max_tokens is not None and spent >= limits.max_tokens:
+            raise _limit("max-tokens", f"the session has used {spent:,} tokens of {limits.max_tokens:,}", "max_tokens")
+        if limits.max_cost_usd is not None and usage.cost_usd >= limits.max_cost_usd:
+            spent_usd = f"{usage.cost_usd:.2f} of {limits.max_cost_usd:.2f} US dollars"
+            raise _limit("max-cost", f"the session has cost {spent_usd}", "max_cost_usd")
+        if limits.timeout is not None and time.monotonic() - self._started >= limits.timeout:
+            raise _limit("timeout", f"the session has run for its {limits.timeout:g} seconds", "timeout")
+
+
+def _limit(code: str, message: str, key: str) -> SessionError:
+    return SessionError(
+        f"{message} (`limits.{key}`)",
+        code=code,
+        hint=f"raise `limits.{key}` and run the pipeline again, or look with `orchestra log` where it went",
+    )
+
+
+class SessionTurn:
+    """One attempt of a turn in a session."""
+
+    def __init__(self, run: SessionRun, request: TurnRequest, files: TurnFiles) -> None:
+        self.agent = request.node
+        self.number = request.number
+        self.attempt = request.attempt
+        self._run = run
+        self._request = request
+        self._files = files
+
+    @property
+    def start(self) -> Snapshot:
+        """The snapshot channel with which the turn's own checkpoints begin."""
+        return self._files.start
+
+    @property
+    def repos(self) -> tuple[str, ...]:
+        """The repos of the workspace."""
+        return tuple(self._run.workspace.repos)
+
+    async def repo(self, name: str) -> RepoContext:
+        """Return a repo as this turn has it: its worktree, or the objects of the commit it started from.
+
+        Raises:
+            AgentError: There is no such repo.
+        """
+        known = self._run.workspace.repos
+        if name not in known:
+            raise AgentError(f"there is no repo {name!r}", code="unknown-repo", hint=f"repos: {', '.join(known)}")
+        repo = known[name]
+        tree = self._files.trees.get(name)
+        paths = {other: tree.path for other, tree in self._files.trees.items()}
+        return RepoContext(
+            name=name,
+            path=tree.path if tree else None,
+            branch=repo.branch,
+            head=self._files.base[name].commit,
+            dirty=bool(tree) and self._files.is_changed(name),
+            env=process_environment(paths),
+            base=repo.base,
+            merge_base=repo.merge_base,
+            git=self._run.git.runner(tree or repo.repository),
+        )
+
+    def emit(self, type: str, **payload: Any) -> None:  # noqa: A002 - the event's own word
+        """Write an event of this turn."""
+        self._run.log.emit(type, payload, node=self.agent, turn=self.number, attempt=self.attempt)
+
+    async def after_tool(self, tool: str, writes: bool) -> Snapshot:  # noqa: ARG002 - the protocol's argument
+        """Take a snapshot after a call that may have written."""
+        return await self._files.snapshot() if writes else {}
+
+    def check_budget(self) -> None:
+        """Check the session's limits before a model call."""
+        self._run.check_budget()
+
+    async def model_failed(self, error: TurnFailed) -> bool:
+        """Count a turn whose model could not be had; True: call the model again."""
+        return self._run.count(self._request, error) and error.retry != "never"
+
+    async def finish(self, message: str | None, snapshot: Snapshot) -> Snapshot:  # noqa: ARG002 - held here too
+        """Commit what the turn changed."""
+        return await self._files.commit(message)
+
+
+class BranchFollower:
+    """Moves the session's branches when a checkpoint is on disk, and indexes its commits: branches follow checkpoints.
+
+    Args:
+        git: Starts git.
+        workspace: The repositories.
+        index: Checkpoint → commits, both ways.
+        session: The session's id.
+        at: Where each branch is.
+    """
+
+    def __init__(
+        self, git: GitManager, workspace: Workspace, index: WorkspaceSnapshotIndex, session: str, at: Mapping[str, str]
+    ) -> None:
+        self._git = git
+        self._workspace = workspace
+        self._index = index
+        self._session = session
+        self._at = dict(at)
+        self.refs: dict[str, str] = {}
+        """Repo → where its result is, when that is not the branch itself."""
+
+    async def follow(self, saved: SavedCheckpoint) -> None:
+        """Index a checkpoint's commits; at a root checkpoint move the branches."""
+        failpoint("checkpoint-written")
+        await self._index.record(saved.id, saved.namespace, self._states(saved), created_at=saved.created_at)
+        if not saved.namespace:
+            await self.move(saved.repos)
+            failpoint("branch-moved")
+
+    async def move(self, commits: Mapping[str, str]) -> None:
+        """Bring every branch to its repo's commit.
+
+        Raises:
+            GitError: `branch-moved`: someone else moved one; it is left alone.
+        """
+        for name, repo in self._workspace.repos.items():
+            commit = commits.get(name, repo.base)
+            if repo.branch is None or self._at.get(name) == commit:
+                continue
+            old = self._at.get(name)
+            moved = await move_branch(self._git, repo.repository, repo.branch, commit, old, session=self._session)
+            if moved.checked_out_at is not None:
+                self.refs[name] = moved.ref
+            self._at[name] = commit
+
+    def branches(self) -> dict[str, str]:
+        """Return repo → branch, or the reference that stands in for it."""
+        return {
+            name: self.refs.get(name, repo.branch)
+            for name, repo in self._workspace.repos.items()
+            if repo.branch is not None
+        }
+
+    def _states(self, saved: SavedCheckpoint) -> list[RepoState]:
+        held = saved.snapshot.get(SESSION_SLOT, {})
+        return [
+            RepoState(
+                repo=name,
+                commit_sha=commit,
+                branch=self._workspace.repos[name].branch,
+                worktree_path=None,
+                agent=saved.agent if name in held else None,
+            )
+            for name, commit in saved.repos.items()
+        ]

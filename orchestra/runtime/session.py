@@ -1,0 +1,166 @@
+"""Sessions: started and resumed. Here graph and git meet; how a session is driven is in `drive`."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestra.errors import PipelineError, SessionError
+from orchestra.graph.loader import load_pipeline
+from orchestra.graph.resolve import ResolvedPipeline, resolve
+from orchestra.runtime.drive import OpenSession, SessionResult, drive, open_database
+from orchestra.runtime.frozen import freeze, thaw
+from orchestra.runtime.git import GitManager
+from orchestra.runtime.store import (
+    STATE_DIRECTORY,
+    DriverLock,
+    SessionFiles,
+    SessionRecord,
+    Status,
+    now,
+    read_session,
+    sessions_directory,
+)
+from orchestra.runtime.workspace import Workspace
+from orchestra.runtime.worktree import WorktreeManager
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from orchestra.graph.project import Project
+    from orchestra.runtime.observability import Event
+
+ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+ID_LENGTH = 8
+
+
+class SessionManager:
+    """Starts and resumes the sessions of a project.
+
+    Args:
+        project: Where the sessions live.
+        listener: Called with each event as it happens.
+    """
+
+    def __init__(self, project: Project, listener: Callable[[Event], None] | None = None) -> None:
+        self._project = project
+        self._listener = listener
+
+    async def start(
+        self,
+        pipeline: ResolvedPipeline,
+        inputs: Mapping[str, Any],
+        *,
+        settings: Mapping[str, Any],
+    ) -> SessionResult:
+        """Start a session and drive it until it ends or waits.
+
+        Args:
+            pipeline: What to run.
+            inputs: Checked and complete.
+            settings: What the command line set and a resume must know again.
+
+        Raises:
+            PipelineError: Something is wrong; nothing was started.
+            GitError: A repository can't be worked on; nothing was started.
+        """
+        if pipeline.model_problems:
+            raise PipelineError.of(pipeline.model_problems)
+        await GitManager().version()
+        files = self._new_directory()
+        lock = DriverLock(files)
+        lock.acquire()
+        try:
+            git = GitManager(lock_fds=[lock.fd])
+            created_at = now()
+            session_id = files.session_id
+            with _removed_on_failure(files.directory):
+                freeze(pipeline, self._project, files.pipeline)
+                worktrees = WorktreeManager(git, session_id)
+                workspace, notes = await Workspace.start(
+                    git, worktrees, pipeline, session=session_id, created_at=created_at
+                )
+                record = SessionRecord(
+                    session_id=session_id,
+                    pipeline=pipeline.pipeline.name,
+                    status=Status.CREATED,
+                    created_at=created_at,
+                    updated_at=created_at,
+                    inputs=dict(inputs),
+                    workspace=workspace.as_json(),
+                    settings={**settings, "imports": str(pipeline.document.path.parent)},
+                    usage={"input_tokens": 0, "output_tokens": 0, "model_calls": 0, "cost_usd": 0.0},
+                    files=files,
+                )
+                async with open_database(files, create=record):
+                    pass
+            session = OpenSession(pipeline, record, git, worktrees, workspace, tuple(notes))
+            return await drive(session, self._listener)
+        finally:
+            lock.release()
+
+    async def resume(self, files: SessionFiles) -> SessionResult:
+        """Go on with a paused, failed or interrupted session; a completed one gives its result again.
+
+        Raises:
+            SessionBusyError: Another process drives it.
+            SessionError: It can't be resumed.
+        """
+        lock = DriverLock(files)
+        await asyncio.to_thread(lock.acquire, wait=30.0)
+        try:
+            record = read_session(files)
+            if record.status is Status.CANCELLED:
+                raise SessionError(
+                    f"the session {record.session_id} was cancelled", code="cancelled", hint="run the pipeline again"
+                )
+            frozen = thaw(files.pipeline, self._project.root)
+            pipeline = resolve(
+                load_pipeline(frozen.file, project=frozen.project),
+                frozen.project,
+                provider=record.settings.get("provider"),
+                imports=[Path(record.settings["imports"])],
+                discovery=frozen.discovery,
+            )
+            if pipeline.model_problems and record.status is not Status.COMPLETED:
+                raise PipelineError.of(pipeline.model_problems)
+            git = GitManager(lock_fds=[lock.fd])
+            workspace = await Workspace.reopen(git, record.workspace)
+            worktrees = WorktreeManager(git, record.session_id)
+            return await drive(OpenSession(pipeline, record, git, worktrees, workspace), self._listener)
+        finally:
+            lock.release()
+
+    def _new_directory(self) -> SessionFiles:
+        """Make the directory of a new session; its name is the id, taken exclusively."""
+        parent = sessions_directory(self._project.root)
+        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        ignore = self._project.root / STATE_DIRECTORY / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n", encoding="utf-8")
+        while True:
+            session_id = "".join(secrets.choice(ID_ALPHABET) for _ in range(ID_LENGTH))
+            try:
+                (parent / session_id).mkdir(mode=0o700)
+            except FileExistsError:
+                continue
+            files = SessionFiles(parent / session_id)
+            files.inbox.mkdir(mode=0o700)
+            return files
+
+
+class _removed_on_failure:  # noqa: N801 - named for what holds inside
+    """Remove a directory when the body fails: a session that could not start leaves nothing."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)

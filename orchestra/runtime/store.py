@@ -1,0 +1,393 @@
+"""Where sessions live on disk, and how other processes read them: one directory and one database a session.
+
+Reading opens the database read-only with the standard library, so that `status` and `log` load neither LangGraph nor
+asyncio. Only the driver of a session writes (`SessionRow`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import sqlite3
+import time
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestra.errors import SessionBusyError, SessionError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import aiosqlite
+
+VERSION = 1
+"""Of the session database's schema; a newer one is refused, untouched."""
+
+STATE_DIRECTORY = ".orchestra"
+
+
+class Status(StrEnum):
+    """The state of a session (DESIGN §6)."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+    """Shown for `created` or `running` when the driver is gone; never stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionFiles:
+    """The files of one session."""
+
+    directory: Path
+
+    @property
+    def session_id(self) -> str:
+        """The session's id, the directory's name."""
+        return self.directory.name
+
+    @property
+    def database(self) -> Path:
+        """LangGraph's checkpoints and Orchestra's tables."""
+        return self.directory / "session.db"
+
+    @property
+    def lock(self) -> Path:
+        """The file whose lock the driver holds."""
+        return self.directory / "lock"
+
+    @property
+    def pipeline(self) -> Path:
+        """The pipeline's directory as it was at the start: the file, its prompts, conditions, tools and scripts."""
+        return self.directory / "pipeline"
+
+    @property
+    def inbox(self) -> Path:
+        """Answers sent by other processes."""
+        return self.directory / "inbox"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """What the database says of a session."""
+
+    session_id: str
+    pipeline: str
+    status: Status
+    created_at: str
+    updated_at: str
+    inputs: dict[str, Any]
+    workspace: dict[str, dict[str, Any]]
+    settings: dict[str, Any]
+    usage: dict[str, Any]
+    waiting_for: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+    checkpoints: int = 0
+    files: SessionFiles = field(default_factory=lambda: SessionFiles(Path()))
+
+    def summary(self) -> dict[str, Any]:
+        """Return the JSON of `orchestra status --json` (DESIGN §8)."""
+        return {
+            "session_id": self.session_id,
+            "pipeline": self.pipeline,
+            "status": str(self.status),
+            "created_at": self.created_at,
+            "updated_at": self.updated_at,
+            "checkpoints": self.checkpoints,
+            "usage": self.usage,
+            "waiting_for": self.waiting_for,
+        }
+
+
+def now() -> str:
+    """Return the present time as ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def sessions_directory(root: Path) -> Path:
+    """Return where the sessions of a project live."""
+    return root / STATE_DIRECTORY / "sessions"
+
+
+def schema(name: str) -> str:
+    """Return the text of an SQL file of this package."""
+    return resources.files("orchestra.runtime.sql").joinpath(f"{name}.sql").read_text(encoding="utf-8")
+
+
+def session_ids(root: Path) -> list[str]:
+    """Return the ids of all sessions of a project."""
+    directory = sessions_directory(root)
+    if not directory.is_dir():
+        return []
+    return sorted(entry.name for entry in directory.iterdir() if (entry / "session.db").is_file())
+
+
+def find_session(root: Path, prefix: str) -> SessionFiles:
+    """Find a session by its id or a unique prefix of it.
+
+    Raises:
+        SessionError: No session or several begin with `prefix`.
+    """
+    known = session_ids(root)
+    matches = [known_id for known_id in known if known_id.startswith(prefix.lower())] if prefix else []
+    if len(matches) == 1:
+        return SessionFiles(sessions_directory(root) / matches[0])
+    if matches:
+        raise _not_a_session(
+            f"{len(matches)} sessions begin with {prefix!r}: {', '.join(matches[:8])}", "ambiguous-session"
+        )
+    hint = did_you_mean(prefix, known) or ("run `orchestra status` to see them" if known else None)
+    where = f"there is no session {prefix!r} in {root}"
+    raise _not_a_session(where if known else f"{where}: no session has been run there", "unknown-session", hint)
+
+
+def _not_a_session(message: str, code: str, hint: str | None = "type more of the id") -> SessionError:
+    error = SessionError(message, code=code, hint=hint)
+    error.exit_code = 2
+    return error
+
+
+def open_readonly(files: SessionFiles) -> sqlite3.Connection:
+    """Open a session's database for reading.
+
+    Raises:
+        SessionError: It can't be read, or a newer Orchestra wrote it.
+    """
+    try:
+        connection = sqlite3.connect(f"{files.database.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
+        connection.row_factory = sqlite3.Row
+        row = connection.execute("SELECT version FROM sessions").fetchone()
+    except sqlite3.Error as error:
+        raise SessionError(
+            f"the session's database {files.database} can't be read: {error}",
+            code="database-unreadable",
+            hint="run `orchestra doctor`; the session branch in your repository is not affected",
+        ) from None
+    if row is not None and row["version"] > VERSION:
+        connection.close()
+        raise SessionError(
+            f"the session {files.session_id} was written by a newer Orchestra "
+            f"(format {row['version']}, known: {VERSION})",
+            code="newer-session",
+            hint="upgrade: `uv tool upgrade orchestra-agents`",
+        )
+    return connection
+
+
+def read_session(files: SessionFiles) -> SessionRecord:
+    """Read one session; a driver that is gone shows as `interrupted`."""
+    with closing(open_readonly(files)) as connection:
+        row = connection.execute("SELECT * FROM sessions").fetchone()
+        if row is None:
+            raise SessionError(f"the session {files.session_id} was never started", code="empty-session")
+        has_checkpoints = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'checkpoints'").fetchone()
+        count = connection.execute("SELECT COUNT(*) FROM checkpoints").fetchone()[0] if has_checkpoints else 0
+    status = Status(row["status"])
+    if status in (Status.CREATED, Status.RUNNING) and not is_driven(files):
+        status = Status.INTERRUPTED
+    return SessionRecord(
+        session_id=row["session_id"],
+        pipeline=row["pipeline"],
+        status=status,
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        inputs=json.loads(row["inputs"]),
+        workspace=json.loads(row["workspace"]),
+        settings=json.loads(row["settings"]),
+        usage=json.loads(row["usage"]),
+        waiting_for=json.loads(row["waiting_for"]) if row["waiting_for"] else None,
+        error=json.loads(row["error"]) if row["error"] else None,
+        checkpoints=count,
+        files=files,
+    )
+
+
+def list_sessions(root: Path) -> Iterator[SessionRecord | SessionError]:
+    """Yield every session of a project, newest first; an unreadable one comes as its error, last."""
+    records: list[SessionRecord] = []
+    errors: list[SessionError] = []
+    for session_id in session_ids(root):
+        try:
+            records.append(read_session(SessionFiles(sessions_directory(root) / session_id)))
+        except SessionError as error:
+            errors.append(error)
+    records.sort(key=lambda record: (record.created_at, record.session_id), reverse=True)
+    yield from records
+    yield from errors
+
+
+def read_checkpoints(files: SessionFiles) -> list[dict[str, Any]]:
+    """Return the rows of `orchestra log --json` (DESIGN §8), oldest first."""
+    with closing(open_readonly(files)) as connection:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'checkpoints'").fetchone():
+            return []
+        rows = connection.execute("SELECT checkpoint_id, checkpoint_ns, metadata FROM checkpoints").fetchall()
+    found = []
+    for row in rows:
+        metadata = json.loads(row["metadata"])
+        shown = metadata["orchestra"]
+        found.append(
+            (
+                shown["seq"],
+                {
+                    "checkpoint_id": row["checkpoint_id"],
+                    "checkpoint_ns": row["checkpoint_ns"],
+                    "step": metadata.get("step"),
+                    **{key: shown[key] for key in ("agent", "ended", "next", "created_at", "repos", "changed")},
+                },
+            )
+        )
+    return [row for _, row in sorted(found, key=lambda pair: pair[0])]
+
+
+def read_turns(files: SessionFiles) -> list[dict[str, Any]]:
+    """Return per turn its tokens, cost, tool calls and durations, oldest first."""
+    with closing(open_readonly(files)) as connection:
+        return [dict(row) for row in connection.execute("SELECT * FROM turns")]
+
+
+def read_events(files: SessionFiles, *, since: int = 0) -> Iterator[dict[str, Any]]:
+    """Yield the events of a session in order, those after the sequence number `since`."""
+    with closing(open_readonly(files)) as connection:
+        for row in connection.execute("SELECT * FROM events WHERE seq > ? ORDER BY seq", (since,)):
+            yield {**dict(row), "payload": json.loads(row["payload"])}
+
+
+class SessionRow:
+    """The driver's hand on the session's row; every change is one transaction under the saver's lock."""
+
+    def __init__(self, connection: aiosqlite.Connection, lock: Any) -> None:
+        self._connection = connection
+        self._lock = lock
+
+    async def create(self, record: SessionRecord) -> None:
+        """Write the row of a new session."""
+        fields = {
+            "session_id": record.session_id,
+            "version": VERSION,
+            "pipeline": record.pipeline,
+            "status": str(record.status),
+            "created_at": record.created_at,
+            "updated_at": record.updated_at,
+            **{
+                key: json.dumps(getattr(record, key), ensure_ascii=False)
+                for key in ("inputs", "workspace", "settings", "usage")
+            },
+        }
+        names, marks = ", ".join(fields), ", ".join("?" * len(fields))
+        async with self._lock:
+            statement = f"INSERT INTO sessions ({names}) VALUES ({marks})"  # noqa: S608 - fixed names
+            await self._connection.execute(statement, tuple(fields.values()))
+            await self._connection.commit()
+
+    async def set(
+        self,
+        status: Status,
+        *,
+        error: dict[str, Any] | None = None,
+        waiting_for: dict[str, Any] | None = None,
+    ) -> None:
+        """Write the session's state."""
+        async with self._lock:
+            await self._connection.execute(
+                "UPDATE sessions SET status = ?, updated_at = ?, error = ?, waiting_for = ?",
+                (str(status), now(), _json(error), _json(waiting_for)),
+            )
+            await self._connection.commit()
+
+
+def _json(value: dict[str, Any] | None) -> str | None:
+    return None if value is None else json.dumps(value, ensure_ascii=False)
+
+
+class DriverLock:
+    """The lock of a session's driver: a `flock`, released by the kernel when the process and its git children end."""
+
+    def __init__(self, files: SessionFiles) -> None:
+        self._files = files
+        self._fd: int | None = None
+
+    @property
+    def fd(self) -> int:
+        """The open file whose inheritance keeps the lock."""
+        if self._fd is None:
+            raise RuntimeError("the lock is not held")
+        return self._fd
+
+    def acquire(self, wait: float = 0.0) -> None:
+        """Take the lock.
+
+        Args:
+            wait: Seconds to wait for a holder that is no living driver: children of a killed one that still work.
+
+        Raises:
+            SessionBusyError: Another process drives the session.
+        """
+        fd = os.open(self._files.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        deadline = time.monotonic() + wait
+        while not _try_flock(fd, fcntl.LOCK_EX):
+            holder = os.pread(fd, 200, 0).decode("utf-8", "replace").strip()
+            if _is_alive(holder) or time.monotonic() >= deadline:
+                os.close(fd)
+                raise SessionBusyError(
+                    f"the session {self._files.session_id} is driven by another process ({holder or 'unknown'})",
+                    hint=f"wait for it, or look how far it is: `orchestra log {self._files.session_id}`",
+                )
+            time.sleep(0.05)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"pid {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+        self._fd = fd
+
+    def release(self) -> None:
+        """Give the lock back."""
+        if self._fd is not None:
+            os.ftruncate(self._fd, 0)
+            os.close(self._fd)
+            self._fd = None
+
+
+def is_driven(files: SessionFiles) -> bool:
+    """Tell whether a process holds the session's lock."""
+    try:
+        fd = os.open(files.lock, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return not _try_flock(fd, fcntl.LOCK_SH)
+    finally:
+        os.close(fd)
+
+
+def _try_flock(fd: int, kind: int) -> bool:
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_alive(holder: str) -> bool:
+    """Tell whether the process that wrote its name into the lock lives; on another host that can't be known."""
+    if not holder:
+        return False  # a reader looked for a moment, or the driver has just ended
+    match = re.fullmatch(r"pid (\d+) on (.+)", holder)
+    if match is None or match[2] != os.uname().nodename:
+        return True
+    try:
+        os.kill(int(match[1]), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
