@@ -1,0 +1,70 @@
+"""`orchestra demo`: the shipped PR review on a small repository with real faults, without a key."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from orchestra.cli.options import JsonOption, ProviderOption, QuietOption
+
+FEATURE = "feature/backup"
+_IDENTITY = ("-c", "user.name=Orchestra demo", "-c", "user.email=demo@localhost", "-c", "commit.gpgSign=false")
+
+
+def demo_command(provider: ProviderOption = None, json: JsonOption = False, quiet: QuietOption = False) -> None:
+    """Review a small repository that holds real faults, with recorded replies: no key, no server.
+
+    With --provider anthropic (or openai, ...) the same runs with a real model.
+
+    Example: orchestra demo
+    """
+    repository = make_repository()
+    recorded = provider in (None, "offline")
+    if not quiet:
+        how = "with recorded replies (no model is called)" if recorded else f"with {provider}"
+        sys.stderr.write(f"The demo repository is {repository}; its branch {FEATURE} is reviewed {how}.\n\n")
+    os.chdir(repository)
+    from orchestra.cli.run import run
+
+    result = run("pr-review", provider=provider or "offline", json=json, quiet=quiet)
+    if not quiet:
+        session = result.record.session_id
+        sys.stderr.write(
+            f"\nTry next:\n"
+            f"  cd {repository}\n"
+            f"  orchestra log {session}            # its checkpoints, each with the commits it saw\n"
+            f"  orchestra log {session} --events   # everything that happened\n"
+            f"  orchestra compile pr-review        # what the pipeline means\n"
+            f"  orchestra demo --provider anthropic  # the same with a real model\n"
+            f"  cd your-repo && orchestra run pr-review\n"
+        )
+
+
+def make_repository() -> Path:
+    """Make the demo's repository in a temporary directory: a main branch, and a feature branch that is checked out."""
+    from orchestra.graph.project import shipped_pipelines
+
+    files = shipped_pipelines()["pr-review"].parent / "demo"
+    top = Path(tempfile.mkdtemp(prefix="orchestra-demo-"))
+    _git(top, "init", "--quiet", "--initial-branch=main", "--template=")
+    shutil.copytree(files / "main", top, dirs_exist_ok=True)
+    _commit(top, "An address book")
+    _git(top, "switch", "--quiet", "--create", FEATURE)
+    shutil.copytree(files / "feature", top, dirs_exist_ok=True)
+    _commit(top, "Back up the address book, find people by name")
+    return top
+
+
+def _commit(top: Path, message: str) -> None:
+    _git(top, "add", "--all")
+    _git(top, *_IDENTITY, "commit", "--quiet", "--no-verify", "--message", message)
+
+
+def _git(top: Path, *args: str) -> None:
+    """Run git in the demo's own repository, whatever the environment says."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    subprocess.run(["git", "-C", str(top), "-c", "core.hooksPath=/dev/null", *args], check=True, env=env)

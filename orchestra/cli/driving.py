@@ -1,0 +1,75 @@
+"""What the commands share that drive a session: signals, progress, the result and the exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+from orchestra.cli.options import print_json
+from orchestra.cli.progress import Progress
+from orchestra.runtime.store import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from orchestra.runtime.drive import SessionResult
+    from orchestra.runtime.observability import Event
+
+EXIT_CODES = {Status.COMPLETED: 0, Status.FAILED: 1, Status.PAUSED: 3, Status.CANCELLED: 1}
+
+
+def drive(
+    work: Callable[[Callable[[Event], None] | None], Coroutine[None, None, SessionResult]], *, json: bool, quiet: bool
+) -> SessionResult:
+    """Drive a session and report; ends the process with the exit code of DESIGN §8 unless it completed.
+
+    Args:
+        work: Starts or resumes the session; gets the listener for its events.
+        json: Print one JSON document.
+        quiet: Print no progress.
+    """
+    progress = Progress(sys.stderr)
+    caught: list[int] = []
+    result = asyncio.run(_interruptible(work(None if quiet else progress.show), caught))
+    if json:
+        print_json(result.as_json())
+    else:
+        sys.stdout.write(progress.outputs(result))
+    if not quiet:
+        sys.stderr.write(progress.summary(result))
+    elif result.record.error and not json:
+        sys.stderr.write(f"error[{result.record.error['code']}]: {result.record.error['message']}\n")
+    if result.record.status is Status.INTERRUPTED:
+        raise typer.Exit(128 + (caught[0] if caught else signal.SIGINT))
+    if code := EXIT_CODES.get(result.record.status, 1):
+        raise typer.Exit(code)
+    return result
+
+
+async def _interruptible(work: Coroutine[None, None, SessionResult], caught: list[int]) -> SessionResult:
+    """Run a coroutine so that the first Ctrl-C or SIGTERM stops it in order, and the second at once."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(work)
+
+    def stop(number: int) -> None:
+        if caught:
+            os._exit(128 + number)
+        caught.append(number)
+        sys.stderr.write("stopping at the last checkpoint; once more stops at once\n")
+        task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop, int(number))
+    try:
+        return await task
+    except asyncio.CancelledError:
+        # Before there was anything to resume.
+        raise typer.Exit(128 + caught[0]) from None
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)

@@ -1,0 +1,125 @@
+"""What a run shows while it goes: a plain line an event on stderr, and its end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TextIO
+
+from orchestra.cli.render import escape
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from orchestra.runtime.drive import SessionResult
+    from orchestra.runtime.observability import Event
+
+_QUIET = frozenset({"model_started", "tool_started", "snapshot_taken", "turn_stopped"})
+"""Events that a plain log leaves out: the one that ends the same thing says more."""
+
+
+class Progress:
+    """Shows the events of a session on a stream."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def show(self, event: Event) -> None:
+        """Print an event's line, if it has one."""
+        if event.type not in _QUIET:
+            line = line_of(event.time, event.type, event.node, event.turn, event.payload)
+            self._stream.write(line + "\n")
+            self._stream.flush()
+
+    def outputs(self, result: SessionResult) -> str:
+        """Return what the agents handed over whose edges lead to END."""
+        shown = {name: result.agent_outputs[name] for name in result.final if name in result.agent_outputs}
+        if result.record.status != "completed":
+            return ""
+        if len(shown) == 1:
+            return _text(next(iter(shown.values())))
+        return "\n".join(f"## {name}\n\n{_text(value)}" for name, value in shown.items())
+
+    def summary(self, result: SessionResult) -> str:
+        """Return how a session ended, and what to do next."""
+        record = result.record
+        usage = record.usage
+        cost = "unknown cost" if usage["cost_usd"] is None else f"${usage['cost_usd']:.4f}"
+        tokens = f"{usage['input_tokens']:,} tokens in, {usage['output_tokens']:,} out"
+        lines = [
+            f"\n{record.status}: session {record.session_id}, {usage['model_calls']} model calls, {tokens}, {cost}"
+        ]
+        if record.error:
+            lines.append(f"error[{record.error['code']}]: {escape(record.error['message'], keep_lines=True)}")
+            if record.error.get("hint"):
+                lines.append(f"hint: {escape(record.error['hint'], keep_lines=True)}")
+        if record.waiting_for:
+            text = escape(record.waiting_for["text"], keep_lines=True)
+            lines.append(f"{record.waiting_for['agent']} waits for an answer:\n{text}")
+        for repo, branch in result.branches.items():
+            lines.append(f"branch of {repo}: {branch}  (look: git log -p {branch})")
+        if record.status in ("failed", "interrupted"):
+            lines.append(f"go on with: orchestra resume {record.session_id}")
+        lines.append(f"look back with: orchestra log {record.session_id}")
+        return "\n".join(lines) + "\n"
+
+
+def line_of(
+    time: str, kind: str, node: str | None, turn: int | None, payload: Mapping[str, Any], *, full: bool = False
+) -> str:
+    """Return the line of an event; nothing in it can steer a terminal."""
+    who = "" if node is None else node if turn in (None, 1) else f"{node} ({turn})"
+    what = _what(kind, payload)
+    if what is None or full:
+        details = ", ".join(f"{key} {value}" for key, value in payload.items() if value not in (None, "", [], {}))
+        what = f"{kind.replace('_', ' ')} {details}".strip()
+    text = escape(what).replace("\\x0a", " ")
+    width = 2000 if full else 160
+    text = text if len(text) <= width else f"{text[: width - 1]}…"
+    return f"{time[11:19]}  {who:<24}  {text}" if who else f"{time[11:19]}  {text}"
+
+
+def _what(kind: str, payload: Mapping[str, Any]) -> str | None:  # noqa: C901, PLR0911 - a table of kinds
+    match kind:
+        case "session_started" | "session_resumed" | "session_completed" | "session_paused" | "session_interrupted":
+            return kind.replace("_", " ")
+        case "note":
+            return str(payload["text"])
+        case "turn_started":
+            return "goes on" if payload.get("resumed") else "starts"
+        case "turn_ended":
+            return f"done after {payload['duration_s']:.1f} s"
+        case "turn_failed":
+            left = payload.get("tries_left", 0)
+            return f"failed: {payload['message']}" + (f" ({left} tries left)" if left else "")
+        case "turn_committed":
+            return f"committed {payload['commit'][:10]} in {payload['repo']}"
+        case "tool_ended":
+            return _tool(payload)
+        case "model_ended":
+            tokens = f"{payload.get('input_tokens') or 0:,} in, {payload.get('output_tokens') or 0:,} out"
+            return f"{payload.get('model')} answered ({tokens}, {payload.get('duration_s', 0):.1f} s)"
+        case "model_failed":
+            return f"model call failed: {payload.get('message')}"
+        case "condition_chose":
+            return f"chose {', '.join(payload['targets'])}"
+        case "files_put_back":
+            kept = f"; what lay there is kept as {payload['rescue']}" if payload.get("rescue") else ""
+            return f"files of {payload['repo']} put back to {payload['commit'][:10]}{kept}"
+        case "session_failed":
+            return f"session failed: {payload['message']}"
+    return None
+
+
+def _tool(payload: Mapping[str, Any]) -> str:
+    code = payload.get("exit_code")
+    failed = "" if payload.get("ok") else " failed" if code is None else f" ended with exit code {code}"
+    return f"{payload['tool']}{failed} ({payload.get('duration_s', 0):.1f} s)"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        text = value
+    else:
+        import json
+
+        text = json.dumps(value, ensure_ascii=False, indent=2)
+    return escape(text, keep_lines=True).replace("\\x09", "\t") + "\n"

@@ -1,0 +1,44 @@
+"""`orchestra resume`: go on with a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestra.cli.options import JsonOption, QuietOption
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from orchestra.runtime.drive import SessionResult
+    from orchestra.runtime.observability import Event
+
+
+def resume_command(
+    session: Annotated[str, typer.Argument(help="The session's id, or a unique beginning of it.")],
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Go on with a paused, failed or interrupted session; a completed one prints its result again.
+
+    Files are put back to the last checkpoint; finished agents do not run again, finished model calls are not paid
+    again.
+
+    Example: orchestra resume 3f
+    """
+    from orchestra.graph.project import find_project
+    from orchestra.runtime.store import find_session
+
+    project = find_project(Path.cwd())
+    files = find_session(project.root, session)
+
+    async def go_on(listener: Callable[[Event], None] | None) -> SessionResult:
+        from orchestra.runtime.session import SessionManager
+
+        return await SessionManager(project, listener).resume(files)
+
+    from orchestra.cli.driving import drive
+
+    drive(go_on, json=json, quiet=quiet)

@@ -1,0 +1,96 @@
+"""`orchestra status`: the sessions of a project."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestra.cli.options import JsonOption, print_json
+from orchestra.errors import OrchestraError, PipelineError, did_you_mean
+
+if TYPE_CHECKING:
+    from orchestra.runtime.store import SessionRecord
+
+
+def status_command(
+    session: Annotated[str | None, typer.Argument(help="The session's id, or a unique beginning of it.")] = None,
+    state: Annotated[
+        str | None, typer.Option("--status", metavar="STATE", help="Only sessions in this state, such as paused.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show the sessions of this project, newest first.
+
+    Example: orchestra status --status interrupted
+    """
+    from orchestra.graph.root import find_root
+    from orchestra.runtime.store import Status, find_session, list_sessions, read_session
+
+    if state is not None and state not in set(Status):
+        hint = did_you_mean(state, [*Status]) or f"one of: {', '.join(Status)}"
+        raise PipelineError(f"there is no state {state!r}", code="unknown-status", hint=hint)
+    root = find_root(Path.cwd())
+    found = [read_session(find_session(root, session))] if session else list(list_sessions(root))
+    records = [item for item in found if not isinstance(item, OrchestraError) and state in (None, str(item.status))]
+    broken = [item for item in found if isinstance(item, OrchestraError)]
+    if json:
+        print_json([record.summary() for record in records])
+    elif session:
+        sys.stdout.write(_details(records[0]) if records else f"the session is not {state}\n")
+    else:
+        sys.stdout.write(_table(records) if records else "no sessions\n")
+    for error in broken:
+        sys.stderr.write(f"error[{error.code}]: {error.message}\n")
+
+
+def _table(records: list[SessionRecord]) -> str:
+    rows = [("SESSION", "PIPELINE", "STATUS", "STARTED", "TOKENS", "COST")]
+    rows += [
+        (
+            record.session_id,
+            record.pipeline,
+            str(record.status),
+            record.created_at[:19].replace("T", " "),
+            f"{record.usage['input_tokens'] + record.usage['output_tokens']:,}",
+            _cost(record),
+        )
+        for record in records
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n" for row in rows
+    )
+
+
+def _details(record: SessionRecord) -> str:
+    from orchestra.cli.render import escape
+
+    lines = [
+        f"session   {record.session_id}",
+        f"pipeline  {record.pipeline}",
+        f"status    {record.status}",
+        f"started   {record.created_at[:19].replace('T', ' ')} UTC",
+        f"tokens    {record.usage['input_tokens']:,} in, {record.usage['output_tokens']:,} out, {_cost(record)}",
+    ]
+    for name, repo in record.workspace.items():
+        lines.append(f"repo      {name}: {repo['path']}" + (f", branch {repo['branch']}" if repo["branch"] else ""))
+    if record.error:
+        lines.append(f"error     {record.error['code']}: {escape(record.error['message'], keep_lines=True)}")
+    if record.waiting_for:
+        lines.append(f"waits     {record.waiting_for['agent']}: {escape(record.waiting_for['text'], keep_lines=True)}")
+    lines.append(f"next      {_next(record)}")
+    return "\n".join(lines) + "\n"
+
+
+def _cost(record: SessionRecord) -> str:
+    cost = record.usage["cost_usd"]
+    return "cost unknown" if cost is None else f"${cost:.4f}"
+
+
+def _next(record: SessionRecord) -> str:
+    if record.status in ("failed", "interrupted", "paused"):
+        return f"orchestra resume {record.session_id}"
+    return f"orchestra log {record.session_id}"
