@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestra.agents.providers import ModelRef, ProviderConfig, ProviderResolver
@@ -22,7 +23,6 @@ from orchestra.tools.registry import ShellToolSpec, ToolRegistry, ToolSet, tool_
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from orchestra.agents.outputs import OutputSpec
     from orchestra.documents import Document
@@ -268,7 +268,7 @@ class _Resolution:
         for name, spec in self.pipeline.providers.items():
             script = spec.script
             place = self.document.locate("providers", name, "script")
-            found = self._try(partial(self.discovery.find_file, script), place) if script else None
+            found = self._try(partial(self._script, script), place) if script else None
             configs[name] = ProviderConfig(
                 name=name,
                 type=spec.type or name,
@@ -292,6 +292,11 @@ class _Resolution:
                 )
             )
         return ProviderResolver(configs, default)
+
+    def _script(self, name: str) -> Path:
+        """Find a script; unlike prompts it may also be named by an absolute path."""
+        path = Path(name)
+        return path if path.is_absolute() and path.is_file() else self.discovery.find_file(name)
 
     def _toolset(self) -> ToolSet:
         registry = ToolRegistry(parent=tool_registry)

@@ -84,7 +84,8 @@ def _named(pipeline: ResolvedPipeline, level: Path) -> Iterator[Path]:
         if (level / directory).is_dir():
             yield from (level / directory).glob("*.py")
     for spec in pipeline.pipeline.providers.values():
-        if spec.script is not None and (level / spec.script).is_file():
+        # A script outside the levels, named by an absolute path, stays where it is.
+        if spec.script is not None and (level / spec.script).is_file() and not spec.script.startswith("/"):
             yield level / spec.script
 
 
