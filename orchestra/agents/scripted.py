@@ -126,7 +126,7 @@ class ScriptedChatModel(BaseChatModel):
             kind, problem = _ERRORS[reply.error]
             raise kind(f"{problem} (scripted)")
         replies = sum(isinstance(message, AIMessage) for message in messages)
-        text, calls = reply.text, [(_wire_name(call.name), dict(call.args)) for call in reply.tools]
+        text, calls = reply.text, [(_wire_name(call.name, bound), dict(call.args)) for call in reply.tools]
         if reply.has_output:
             tool = _output_tool(bound)
             if tool is None:
@@ -163,10 +163,14 @@ class ScriptedChatModel(BaseChatModel):
         return error
 
 
-def _wire_name(name: str) -> str:
+def _wire_name(name: str, bound: dict[str, Any]) -> str:
+    """Return the name under which a tool of a script travels; as in a pipeline, a bare name is enough for one repo."""
     from orchestra.tools.wire import wire_name
 
-    return wire_name(name)
+    full = wire_name(name)
+    offered = [tool["function"]["name"] for tool in bound.get("tools") or [] if "function" in tool]
+    same = [known for known in offered if known.endswith(f"__{full}")]
+    return same[0] if full not in offered and len(same) == 1 else full
 
 
 def _output_tool(bound: dict[str, Any]) -> dict[str, Any] | None:

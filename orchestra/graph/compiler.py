@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from langgraph.types import Overwrite
+
 from orchestra.graph.bodies import AgentBody, StepBody
 from orchestra.graph.lowering import Body, lower
 from orchestra.graph.routing import Router
@@ -56,9 +58,10 @@ class GraphCompiler:
         """
         fields = self._pipeline.extension
         given = {name: value for name, value in inputs.items() if name in fields.annotations}
+        first = {**fields.defaults, **given}
         return {
-            **fields.defaults,
-            **given,
+            # A first value is the field's start: it is not folded into LangGraph's own, which is 0 or empty.
+            **{name: Overwrite(value) if fields.has_reducer(name) else value for name, value in first.items()},
             "inputs": dict(inputs),
             "metadata": {"pipeline": self._pipeline.pipeline.name, **metadata},
         }

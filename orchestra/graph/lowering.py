@@ -8,11 +8,13 @@ not routed to.
 from __future__ import annotations
 
 import logging
+import traceback
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from langchain_core.runnables import RunnableConfig  # noqa: TC002 - as above
+from langgraph.errors import GraphBubbleUp
 from langgraph.graph import END as LANGGRAPH_END
 from langgraph.graph import START as LANGGRAPH_START
 from langgraph.graph import StateGraph
@@ -147,12 +149,22 @@ class TurnNode:
             self._check_steps(state)
             async with run.turn(request) as turn:
                 return await self._turn(state, turn, config)
-        except TurnFailed as error:
-            if await run.failed(request, error):
-                return self._again(request)
-            failure = error
+        except GraphBubbleUp:
+            raise  # a question to the user
         except OrchestraError as error:
             failure = error
+        except Exception as error:  # noqa: BLE001 - it must not cancel the siblings
+            run.emit(
+                "internal_error",
+                agent=self._name,
+                turn=request.number,
+                traceback="".join(traceback.format_exception(error)),
+            )
+            failure = _internal(self._name, error)
+        if isinstance(failure, TurnFailed) and await run.failed(request, failure):
+            return self._again(request)
+        if runtime.context is None:
+            raise failure  # the program that embeds the graph has nobody who would resume it
         run.emit("turn_stopped", agent=self._name, turn=request.number, code=failure.code, message=failure.message)
         interrupt(failure_payload(self._name, request, failure))
         raise failure  # an interrupt is never answered for a failure; the node runs again instead
@@ -204,6 +216,16 @@ class TurnNode:
                 code="max-steps",
                 hint="look with `orchestra log` whether it goes in circles; else raise `limits.max_steps`",
             )
+
+
+def _internal(node: str, error: Exception) -> TurnFailed:
+    """Say that something failed which has no words for its failures: the user's Python, or Orchestra itself."""
+    return TurnFailed(
+        f"the turn of {node!r} stopped on {type(error).__name__}: {error}",
+        code="internal-error",
+        retry="never",
+        hint="the traceback is in the session's events: `orchestra log SESSION --events --json`",
+    )
 
 
 def failure_payload(node: str, request: TurnRequest, failure: OrchestraError) -> dict[str, Any]:

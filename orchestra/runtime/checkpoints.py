@@ -11,6 +11,7 @@ from langgraph.checkpoint.base import id as checkpoint_ids
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 from orchestra.agents.context import SESSION_SLOT, newest_snapshot
+from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.serializer import StrictSerializer
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ class OrchestraSaver(AsyncSqliteSaver):
         await self.setup()
         async with self.lock:
             rows = await self.conn.execute_fetchall(
-                "SELECT MAX(CAST(metadata ->> '$.orchestra.seq' AS INTEGER)), MAX(checkpoint_id) FROM checkpoints"
+                "SELECT MAX(CAST(CAST(metadata AS TEXT) ->> '$.orchestra.seq' AS INTEGER)), MAX(checkpoint_id)"
+                " FROM checkpoints"
             )
         ((seq, newest),) = rows
         self._seq = seq or 0
@@ -135,6 +137,7 @@ class OrchestraSaver(AsyncSqliteSaver):
     ) -> RunnableConfig:
         """Write a checkpoint with what `log` shows of it, then let the branches follow."""
         namespace = str(config["configurable"].get("checkpoint_ns", ""))
+        await self._recall(namespace, config)
         saved = self._describe(namespace, checkpoint)
         if self.before_put is not None:
             await self.before_put()
@@ -150,10 +153,26 @@ class OrchestraSaver(AsyncSqliteSaver):
         }
         enriched: dict[str, Any] = {**metadata, METADATA_KEY: shown}
         result = await super().aput(config, checkpoint, cast("CheckpointMetadata", enriched), new_versions)
+        if not namespace:
+            self._snapshots.clear()  # the turns of the step are over, and their namespaces with them
         self._snapshots[namespace] = saved.snapshot
         if self.after_put is not None:
             await self.after_put(saved)
         return result
+
+    async def aput_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        """Write what a task gave, which the next checkpoint takes in."""
+        await super().aput_writes(config, writes, task_id, task_path)
+        failpoint("writes-stored")
+
+    async def _recall(self, namespace: str, config: RunnableConfig) -> None:
+        """Read the snapshot of the checkpoint before, where an earlier process wrote it."""
+        if namespace not in self._snapshots and config["configurable"].get("checkpoint_id"):
+            found = await self.aget_tuple(config)
+            if found is not None:
+                self._snapshots[namespace] = _snapshot(found.checkpoint)
 
     def _describe(self, namespace: str, checkpoint: Checkpoint) -> SavedCheckpoint:
         root = self._snapshots.get("", {})
@@ -187,8 +206,10 @@ class OrchestraSaver(AsyncSqliteSaver):
         channels = checkpoint["channel_values"]
         if "__start__" in channels:
             return list(self._entries)
-        started = (name.removeprefix(BRANCH_MARK) for name in channels if name.startswith(BRANCH_MARK))
-        return [name for name in started if name in self._shown]
+        started = [name.removeprefix(BRANCH_MARK) for name in channels if name.startswith(BRANCH_MARK)]
+        if any(name not in self._shown for name in started):
+            return list(self._entries)  # the conditions on START are yet to be asked
+        return started
 
 
 def raise_clock(checkpoint_id: str) -> None:

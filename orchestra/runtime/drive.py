@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import asynccontextmanager
+import sqlite3
+import traceback
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
-
-import aiosqlite
 
 from orchestra.agents.context import SESSION_SLOT
 from orchestra.errors import OrchestraError, SessionError
 from orchestra.graph.compiler import GraphCompiler, entries
 from orchestra.graph.lowering import GraphContext
+from orchestra.runtime.branches import BranchFollower
 from orchestra.runtime.checkpoints import OrchestraSaver
+from orchestra.runtime.database import open_database
 from orchestra.runtime.observability import ObservabilityLogger
-from orchestra.runtime.running import BranchFollower, SessionRun
+from orchestra.runtime.running import SessionRun
 from orchestra.runtime.snapshots import WorkspaceSnapshotIndex
-from orchestra.runtime.store import SessionFiles, SessionRecord, SessionRow, Status, read_session, schema
+from orchestra.runtime.store import SessionRecord, SessionRow, Status, read_session
 from orchestra.runtime.turnfiles import Held, IntegratedFiles
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import Callable, Mapping
 
+    import aiosqlite
     from langchain_core.runnables import RunnableConfig
 
     from orchestra.graph.resolve import ResolvedPipeline
@@ -83,8 +85,17 @@ async def drive(session: OpenSession, listener: Callable[[Event], None] | None) 
         session: What to drive.
         listener: Called with each event as it happens.
     """
-    async with open_database(session.record.files) as connection:
-        return await _Drive(session, connection, listener).run()
+    files = session.record.files
+    try:
+        async with open_database(files) as connection:
+            return await _Drive(session, connection, listener).run()
+    except sqlite3.Error as error:
+        raise SessionError(
+            f"the session's database {files.database} can't be used: {error}",
+            code="database-failed",
+            hint="end what holds or fills it (another program, a full disk), then "
+            f"`orchestra resume {session.record.session_id}`",
+        ) from error
 
 
 class _Drive:
@@ -106,7 +117,8 @@ class _Drive:
             entries=entries(pipeline),
             base=workspace.bases,
         )
-        self._log = ObservabilityLogger(connection, self._saver.lock, listener)
+        redact = pipeline.resolver.redact
+        self._log = ObservabilityLogger(connection, self._saver.lock, listener, redact)
         self._row = SessionRow(connection, self._saver.lock)
         self._compiler = GraphCompiler(pipeline)
         self._graph = self._compiler.compile(self._saver)
@@ -118,7 +130,9 @@ class _Drive:
         index = WorkspaceSnapshotIndex(self._connection, self._saver.lock, self._session)
         await index.setup()
         await self._log.start()
-        follower = BranchFollower(self._git, self._workspace, index, self._session, await self._branch_positions())
+        follower = BranchFollower(
+            self._git, self._workspace, index, self._session, await self._branch_positions(), self._log.emit
+        )
         self._saver.after_put = follower.follow
         self._saver.before_put = self._log.flush
         held = await self._held()
@@ -126,7 +140,7 @@ class _Drive:
             if self._record.status is not Status.COMPLETED:
                 await self._go_on(held, follower)
             else:
-                await follower.move({name: place.commit for name, place in held.items()})
+                await follower.locate({name: place.commit for name, place in held.items()})
         finally:
             await self._log.stop()
         return await self._result(follower)
@@ -139,7 +153,9 @@ class _Drive:
             held,
             pipeline=self._pipeline.pipeline.name,
             session=self._session,
-            tell=lambda kind, payload, node: self._log.emit(kind, payload, node=node),
+            tell=lambda kind, payload, turn: self._log.emit(
+                kind, payload, node=turn.node, turn=turn.number, attempt=turn.attempt
+            ),
         )
         run = SessionRun(
             self._session,
@@ -172,6 +188,20 @@ class _Drive:
             # The first Ctrl-C or SIGTERM: what is checkpointed stays, and the result says how to go on.
             self._interrupted = True
             self._log.emit("session_interrupted")
+            if task := asyncio.current_task():
+                task.uncancel()
+        except sqlite3.Error:
+            raise  # nothing can be written about it
+        except Exception as error:  # noqa: BLE001 - a session is never left as if it were running
+            self._log.emit("internal_error", {"traceback": "".join(traceback.format_exception(error))})
+            await self._fail(
+                {
+                    "code": "internal-error",
+                    "message": f"{type(error).__name__}: {error}",
+                    "hint": f"the traceback is in `orchestra log {self._session} --events --json`",
+                    "agent": None,
+                }
+            )
 
     def _input(self) -> dict[str, Any]:
         state = self._compiler.initial_state(
@@ -202,36 +232,50 @@ class _Drive:
             for name in held
         }
 
-    async def _branch_positions(self) -> dict[str, str]:
-        """Return where each branch is, if one of the session's checkpoints put it there; else where it should be."""
-        positions: dict[str, str] = {}
+    async def _branch_positions(self) -> dict[str, str | None]:
+        """Return where each branch is, if one of the session's checkpoints put it there; else where it should be.
+
+        Without a checkpoint the session has not been driven, and its branches need not be there.
+        """
+        positions: dict[str, str | None] = {}
         async with self._saver.lock:
-            rows = await self._connection.execute_fetchall(
-                "SELECT metadata ->> '$.orchestra.repos' FROM checkpoints WHERE checkpoint_ns = '' ORDER BY rowid"
+            rows = list(
+                await self._connection.execute_fetchall(
+                    "SELECT CAST(metadata AS TEXT) ->> '$.orchestra.repos' FROM checkpoints WHERE checkpoint_ns = ''"
+                )
             )
         for name, repo in self._workspace.repos.items():
             if repo.branch is None:
                 continue
             known = {repo.base, *(json.loads(row[0]).get(name) for row in rows if row[0])}
             found = await self._git.read_ref(repo.repository, f"refs/heads/{repo.branch}")
-            positions[name] = found if found in known and found else repo.base
+            if found is None and not rows:
+                positions[name] = None
+            else:
+                positions[name] = found if found in known else repo.base
         return positions
 
     async def _interrupted_turns(self) -> list[str]:
-        """Return the nodes that were in the middle of a turn which had changed files."""
-        state = await self._graph.aget_state(self._config)
+        """Return the nodes that were in the middle of a turn: another one's commit would make them start anew.
+
+        A turn that has failed gives way to one that was cut off: only one of them can have the files it began on.
+        """
+        found = await self._saver.aget_tuple(self._config)
+        if found is None:
+            return []
+        written: dict[str, set[str]] = {}
+        for task_id, channel, _ in found.pending_writes or ():
+            written.setdefault(task_id, set()).add(channel)
         async with self._saver.lock:
             rows = await self._connection.execute_fetchall(
                 "SELECT DISTINCT checkpoint_ns FROM checkpoints WHERE checkpoint_ns != ''"
             )
-        names = []
-        for task in state.tasks:
-            inside = [row[0] for row in rows if row[0].split("|")[0] == f"{task.name}:{task.id}"]
-            for namespace in inside:
-                snapshot = await self._saver.expected_snapshot(self._session, namespace) or {}
-                if any("on" in entry for entry in snapshot.get(SESSION_SLOT, {}).values()):
-                    names.append(task.name)
-        return names
+        inside = {row[0].split("|")[0] for row in rows}
+        state = await self._graph.aget_state(self._config)
+        tasks = [task for task in state.tasks if f"{task.name}:{task.id}" in inside]
+        cut_off = [task.name for task in tasks if task.id not in written]
+        stopped = [task.name for task in tasks if written.get(task.id, set()) & {"__interrupt__", "__error__"}]
+        return cut_off or stopped
 
     async def _known_failures(self) -> frozenset[tuple[str, int, int]]:
         async with self._saver.lock:
@@ -247,7 +291,8 @@ class _Drive:
         failures = [value["failed"] for value in raised if "failed" in value]
         questions = [value["question"] for value in raised if "question" in value]
         if failures:
-            await self._fail(_cause(failures, run.failures))
+            most = self._pipeline.pipeline.limits.max_failures_per_session
+            await self._fail(_cause(failures, run.failures, most))
         elif questions:
             self._log.emit("session_paused", questions[0])
             await self._log.flush()
@@ -264,28 +309,41 @@ class _Drive:
             )
 
     async def _fail(self, cause: dict[str, Any]) -> None:
+        redact = self._pipeline.resolver.redact
+        cause = {key: redact(text) if isinstance(text, str) else text for key, text in cause.items()}
         self._log.emit("session_failed", cause)
         await self._log.flush()
         await self._row.set(Status.FAILED, error=cause)
 
+    async def _values(self) -> Mapping[str, Any]:
+        """Return the state; where a reducer fails on what was written last, that of the last checkpoint."""
+        try:
+            values: Mapping[str, Any] = (await self._graph.aget_state(self._config)).values
+        except sqlite3.Error:
+            raise
+        except Exception:  # noqa: BLE001 - the user's reducers; how the session ended says so already
+            found = await self._saver.aget_tuple(self._config)
+            values = found.checkpoint["channel_values"] if found else {}
+        return values
+
     async def _result(self, follower: BranchFollower) -> SessionResult:
-        state = await self._graph.aget_state(self._config)
+        values = await self._values()
         held = await self._held()
         topology = self._pipeline.topology
         record = read_session(self._record.files)
         return SessionResult(
             record=replace(record, status=Status.INTERRUPTED) if self._interrupted else record,
-            agent_outputs=dict(state.values.get("agent_outputs", {})),
+            agent_outputs=dict(values.get("agent_outputs", {})),
             branches=follower.branches(),
             commits={name: place.commit for name, place in held.items()},
             final=tuple(name for name in topology.nodes if name in topology.exits),
         )
 
 
-def _cause(failures: list[dict[str, Any]], counted: int) -> dict[str, Any]:
+def _cause(failures: list[dict[str, Any]], counted: int, most: int) -> dict[str, Any]:
     """Return why a session failed: the one cause, or that turns failed too often."""
     last = failures[-1]
-    if counted <= 1 or last["code"] in _LIMITS:
+    if counted <= 1 or counted < most or last["code"] in _LIMITS:
         return {key: last.get(key) for key in ("code", "message", "hint", "agent")}
     return {
         "code": "too-many-failures",
@@ -297,27 +355,3 @@ def _cause(failures: list[dict[str, Any]], counted: int) -> dict[str, Any]:
 
 
 _LIMITS = frozenset({"max-steps", "max-tokens", "max-cost", "timeout"})
-
-
-@asynccontextmanager
-async def open_database(
-    files: SessionFiles, create: SessionRecord | None = None
-) -> AsyncIterator[aiosqlite.Connection]:
-    """Open a session's database as its one writer.
-
-    Args:
-        files: The session.
-        create: The row of a new session.
-    """
-    if create is not None:
-        files.database.touch(mode=0o600)
-    connection = await aiosqlite.connect(files.database, timeout=30.0)
-    try:
-        await connection.execute("PRAGMA journal_mode = WAL")
-        await connection.execute("PRAGMA synchronous = FULL")
-        if create is not None:
-            await connection.executescript(schema("session") + schema("events"))
-            await SessionRow(connection, asyncio.Lock()).create(create)
-        yield connection
-    finally:
-        await connection.close()

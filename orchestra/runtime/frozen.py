@@ -43,28 +43,29 @@ def freeze(pipeline: ResolvedPipeline, project: Project, directory: Path) -> Non
     """
     directory.mkdir(mode=0o700)
     if project.document is not None:
-        (directory / PROJECT_FILE).write_text(project.document.text, encoding="utf-8")
+        _write(directory / PROJECT_FILE, project.document.text)
     for number, level in enumerate(pipeline.discovery.levels):
         target = directory / str(number)
         target.mkdir(mode=0o700)
         for path in _named(pipeline, level):
             _copy(path, target / path.relative_to(level))
     document = pipeline.document
-    (directory / "0" / document.path.name).write_text(document.text, encoding="utf-8")
+    _write(directory / "0" / document.path.name, document.text)
 
 
-def thaw(directory: Path, root: Path) -> FrozenPipeline:
+def thaw(directory: Path, root: Path, name: str) -> FrozenPipeline:
     """Find a session's copy again.
 
     Args:
         directory: The copy.
         root: The project that the session belongs to.
+        name: The pipeline file's name; a script may lie beside it.
 
     Raises:
         SessionError: It is not there.
     """
-    files = sorted((directory / "0").glob("*.y*ml"))
-    if len(files) != 1:
+    file = directory / "0" / name
+    if not file.is_file():
         raise SessionError(
             f"the session's copy of its pipeline in {directory} is damaged",
             code="session-damaged",
@@ -74,7 +75,7 @@ def thaw(directory: Path, root: Path) -> FrozenPipeline:
     first, *others = sorted((path for path in directory.iterdir() if path.name.isdigit()), key=lambda p: int(p.name))
     *searched, user = others
     discovery = FileDiscovery(first, searched, user)
-    return FrozenPipeline(files[0], Project(root, project.spec, project.document), discovery)
+    return FrozenPipeline(file, Project(root, project.spec, project.document), discovery)
 
 
 def _named(pipeline: ResolvedPipeline, level: Path) -> Iterator[Path]:
@@ -94,3 +95,9 @@ def _copy(source: Path, target: Path) -> None:
         raise SessionError(f"{source} is larger than {MAX_BYTES} bytes", code="file-too-large")
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     shutil.copyfile(source, target)
+    target.chmod(0o600)
+
+
+def _write(path: Path, text: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(text, encoding="utf-8")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
 MAX_TEXT = 20_000
 """Characters of one text in a payload; what is longer is cut, and says so."""
+MAX_ITEMS = 1_000
+"""Items of one list or mapping in a payload."""
+MAX_DEPTH = 20
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +79,20 @@ class ObservabilityLogger:
         connection: The session's writing connection.
         lock: The saver's lock: every write is a whole transaction under it.
         listener: Called with each event as it happens; must not block.
+        redact: Takes secrets out of a text.
     """
 
     def __init__(
-        self, connection: aiosqlite.Connection, lock: asyncio.Lock, listener: Callable[[Event], None] | None = None
+        self,
+        connection: aiosqlite.Connection,
+        lock: asyncio.Lock,
+        listener: Callable[[Event], None] | None = None,
+        redact: Callable[[str], str] = str,
     ) -> None:
         self._connection = connection
         self._lock = lock
         self._listener = listener
+        self._redact = redact
         self._pending: list[Event] = []
         self._wake = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
@@ -120,38 +132,51 @@ class ObservabilityLogger:
         """Log an event; the payload must be JSON."""
         self._seq += 1
         payload = payload or {}
-        event = Event(self._seq, now(), type, node, turn, attempt, _capped(dict(payload)))
+        event = Event(self._seq, now(), type, node, turn, attempt, _capped(dict(payload), self._redact))
         if type == "model_ended":
             self.usage.add(payload)
         self._pending.append(event)
         self._wake.set()
         if self._listener is not None:
-            self._listener(event)
+            try:
+                self._listener(event)
+            except Exception:
+                # Whoever looks on must not break the session: a closed terminal, a pipe whose reader is gone.
+                logger.warning("the listener failed and gets no more events", exc_info=True)
+                self._listener = None
 
     async def flush(self) -> None:
         """Write every event emitted so far, in one transaction."""
         if not self._pending:
             return
         async with self._lock:
-            batch, self._pending = self._pending, []
-            await self._connection.executemany(
-                "INSERT INTO events (seq, time, node, turn, attempt, type, payload) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (
-                        event.seq,
-                        event.time,
-                        event.node,
-                        event.turn,
-                        event.attempt,
-                        event.type,
-                        json.dumps(event.payload, ensure_ascii=False, default=str),
-                    )
-                    for event in batch
-                ],
-            )
-            usage = json.dumps(self.usage.as_json())
-            await self._connection.execute("UPDATE sessions SET usage = ?, updated_at = ?", (usage, now()))
-            await self._connection.commit()
+            batch = list(self._pending)
+            try:
+                await self._write(batch)
+            except BaseException:
+                await self._connection.rollback()
+                raise
+            del self._pending[: len(batch)]
+
+    async def _write(self, batch: list[Event]) -> None:
+        await self._connection.executemany(
+            "INSERT INTO events (seq, time, node, turn, attempt, type, payload) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    event.seq,
+                    event.time,
+                    event.node,
+                    event.turn,
+                    event.attempt,
+                    event.type,
+                    json.dumps(event.payload, ensure_ascii=False, default=str),
+                )
+                for event in batch
+            ],
+        )
+        usage = json.dumps(self.usage.as_json())
+        await self._connection.execute("UPDATE sessions SET usage = ?, updated_at = ?", (usage, now()))
+        await self._connection.commit()
 
     async def _write_pending(self) -> None:
         while not self._closing:
@@ -160,12 +185,25 @@ class ObservabilityLogger:
             await self.flush()
 
 
-def _capped(value: Any) -> Any:
-    """Cut long texts of a payload."""
-    if isinstance(value, str):
-        return value if len(value) <= MAX_TEXT else f"{value[:MAX_TEXT]}[… {len(value) - MAX_TEXT} characters cut]"
-    if isinstance(value, dict):
-        return {key: _capped(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_capped(item) for item in value]
-    return value
+def _capped(value: Any, redact: Callable[[str], str], depth: int = 0) -> Any:
+    """Make a payload fit for the log: JSON, without secrets, texts and lists cut, nothing that SQLite refuses."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, dict | list | tuple) and depth < MAX_DEPTH:
+        left = len(value) - MAX_ITEMS
+        if isinstance(value, dict):
+            pairs = list(value.items())[:MAX_ITEMS]
+            cut = {_text(str(key), redact): _capped(item, redact, depth + 1) for key, item in pairs}
+            return cut | {"…": f"{left} more"} if left > 0 else cut
+        items = [_capped(item, redact, depth + 1) for item in value[:MAX_ITEMS]]
+        return [*items, f"… {left} more"] if left > 0 else items
+    try:
+        return _text(value if isinstance(value, str) else repr(value), redact)
+    except RecursionError:
+        return f"<{type(value).__name__}, nested too deeply>"
+
+
+def _text(text: str, redact: Callable[[str], str]) -> str:
+    # Names of files may hold bytes that are no UTF-8, as lone surrogates.
+    text = redact(text).encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}[… {len(text) - MAX_TEXT} characters cut]"

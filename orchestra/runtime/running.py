@@ -1,4 +1,4 @@
-"""The run context of a session: turns with files, budget and events; failures counted; branches that follow."""
+"""The run context of a session: turns with files, budget and events; failed turns are counted."""
 
 from __future__ import annotations
 
@@ -6,23 +6,19 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from orchestra.agents.context import SESSION_SLOT
-from orchestra.errors import AgentError, SessionError
-from orchestra.runtime.failpoints import failpoint
-from orchestra.runtime.snapshots import RepoState
-from orchestra.runtime.turns import move_branch
+from orchestra.agents.context import TurnFailed
+from orchestra.errors import AgentError, GitError, SessionError
 from orchestra.runtime.workspace import process_environment
 from orchestra.tools.registry import RepoContext
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator
 
-    from orchestra.agents.context import Snapshot, Turn, TurnFailed, TurnRequest
+    from orchestra.agents.context import Snapshot, Turn, TurnRequest
     from orchestra.graph.schema import Limits
-    from orchestra.runtime.checkpoints import OrchestraSaver, SavedCheckpoint
+    from orchestra.runtime.checkpoints import OrchestraSaver
     from orchestra.runtime.git import GitManager
     from orchestra.runtime.observability import ObservabilityLogger
-    from orchestra.runtime.snapshots import WorkspaceSnapshotIndex
     from orchestra.runtime.turnfiles import IntegratedFiles, TurnFiles
     from orchestra.runtime.workspace import Workspace
 
@@ -61,6 +57,8 @@ class SessionRun:
         self._limits = limits
         self._known_failures = known_failures
         self._started = time.monotonic()
+        self._lasted: dict[tuple[str, int, int], float] = {}
+        """Seconds of attempts that ended without a result, for the event that says why."""
         self.failures = 0
         """Failed turns since the session was last started or resumed."""
 
@@ -70,17 +68,33 @@ class SessionRun:
 
     @asynccontextmanager
     async def turn(self, request: TurnRequest) -> AsyncIterator[Turn]:
-        """Open one attempt of a turn, from where it stood when it was interrupted."""
+        """Open one attempt of a turn, from where it stood when it was interrupted.
+
+        Raises:
+            TurnFailed: Git could not do its part.
+            SessionError: A limit is reached, and the turn has not begun.
+        """
         from orchestra.agents.harness import turn_namespace
 
         namespace = turn_namespace(request.checkpoint_ns, request.attempt)
-        inner = await self._saver.expected_snapshot(self.session, namespace)
-        async with self.files.turn(request, inner) as files:
-            turn = SessionTurn(self, request, files)
-            turn.emit("turn_started", resumed=inner is not None)
-            started = time.monotonic()
-            yield turn
-            turn.emit("turn_ended", duration_s=round(time.monotonic() - started, 3))
+        try:
+            inner = await self._saver.expected_snapshot(self.session, namespace)
+            if inner is None:
+                self.check_budget()
+            async with self.files.turn(request, inner) as files:
+                turn = SessionTurn(self, request, files)
+                turn.emit("turn_started", resumed=inner is not None)
+                started = time.monotonic()
+                try:
+                    yield turn
+                finally:
+                    duration = round(time.monotonic() - started, 3)
+                    self._lasted[request.node, request.number, request.attempt] = duration
+                turn.emit("turn_ended", duration_s=duration)
+        except GitError as error:
+            raise TurnFailed(error.message, code=error.code, retry="restart", hint=error.hint) from error
+        finally:
+            self.files.let_pass(request.node)
 
     async def failed(self, request: TurnRequest, error: TurnFailed) -> bool:
         """Count a failed attempt, unless it failed before and was only checked again."""
@@ -98,7 +112,11 @@ class SessionRun:
         """Count a failed turn; True while the session may go on."""
         self.failures += 1
         left = self._limits.max_failures_per_session - self.failures
-        details = {"code": error.code, "message": error.message, "hint": error.hint, "tries_left": max(left, 0)}
+        details: dict[str, Any] = {"code": error.code, "message": error.message, "hint": error.hint}
+        details["tries_left"] = max(left, 0)
+        lasted = self._lasted.pop((request.node, request.number, request.attempt), None)
+        if lasted is not None:
+            details["duration_s"] = lasted
         self.log.emit("turn_failed", details, node=request.node, turn=request.number, attempt=request.attempt)
         return left > 0
 
@@ -191,71 +209,3 @@ class SessionTurn:
     async def finish(self, message: str | None, snapshot: Snapshot) -> Snapshot:  # noqa: ARG002 - held here too
         """Commit what the turn changed."""
         return await self._files.commit(message)
-
-
-class BranchFollower:
-    """Moves the session's branches when a checkpoint is on disk, and indexes its commits: branches follow checkpoints.
-
-    Args:
-        git: Starts git.
-        workspace: The repositories.
-        index: Checkpoint → commits, both ways.
-        session: The session's id.
-        at: Where each branch is.
-    """
-
-    def __init__(
-        self, git: GitManager, workspace: Workspace, index: WorkspaceSnapshotIndex, session: str, at: Mapping[str, str]
-    ) -> None:
-        self._git = git
-        self._workspace = workspace
-        self._index = index
-        self._session = session
-        self._at = dict(at)
-        self.refs: dict[str, str] = {}
-        """Repo → where its result is, when that is not the branch itself."""
-
-    async def follow(self, saved: SavedCheckpoint) -> None:
-        """Index a checkpoint's commits; at a root checkpoint move the branches."""
-        failpoint("checkpoint-written")
-        await self._index.record(saved.id, saved.namespace, self._states(saved), created_at=saved.created_at)
-        if not saved.namespace:
-            await self.move(saved.repos)
-            failpoint("branch-moved")
-
-    async def move(self, commits: Mapping[str, str]) -> None:
-        """Bring every branch to its repo's commit.
-
-        Raises:
-            GitError: `branch-moved`: someone else moved one; it is left alone.
-        """
-        for name, repo in self._workspace.repos.items():
-            commit = commits.get(name, repo.base)
-            if repo.branch is None or self._at.get(name) == commit:
-                continue
-            old = self._at.get(name)
-            moved = await move_branch(self._git, repo.repository, repo.branch, commit, old, session=self._session)
-            if moved.checked_out_at is not None:
-                self.refs[name] = moved.ref
-            self._at[name] = commit
-
-    def branches(self) -> dict[str, str]:
-        """Return repo → branch, or the reference that stands in for it."""
-        return {
-            name: self.refs.get(name, repo.branch)
-            for name, repo in self._workspace.repos.items()
-            if repo.branch is not None
-        }
-
-    def _states(self, saved: SavedCheckpoint) -> list[RepoState]:
-        held = saved.snapshot.get(SESSION_SLOT, {})
-        return [
-            RepoState(
-                repo=name,
-                commit_sha=commit,
-                branch=self._workspace.repos[name].branch,
-                worktree_path=None,
-                agent=saved.agent if name in held else None,
-            )
-            for name, commit in saved.repos.items()
-        ]

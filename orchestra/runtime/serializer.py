@@ -49,9 +49,15 @@ class StrictSerializer:
         Raises:
             SessionError: The value holds a type that has no place in a checkpoint; the message names it and its path.
         """
-        return FORMAT, json.dumps(_encode(obj, ""), ensure_ascii=False, separators=(",", ":")).encode(
-            "utf-8", "surrogatepass"
-        )
+        try:
+            text = json.dumps(_encode(obj, ""), ensure_ascii=False, separators=(",", ":"))
+        except RecursionError:
+            raise SessionError(
+                "a value that is nested too deeply, or holds itself, can't be kept in a checkpoint",
+                code="unserializable-state",
+                hint="keep what is deep in a file, and its path in the state",
+            ) from None
+        return FORMAT, text.encode("utf-8", "surrogatepass")
 
     def loads_typed(self, data: tuple[str, bytes]) -> Any:
         """Decode a value.

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestra.errors import PipelineError, SessionError
+from orchestra.errors import OrchestraError, PipelineError, SessionError
 from orchestra.graph.loader import load_pipeline
 from orchestra.graph.resolve import ResolvedPipeline, resolve
-from orchestra.runtime.drive import OpenSession, SessionResult, drive, open_database
+from orchestra.runtime.database import create_database
+from orchestra.runtime.drive import OpenSession, SessionResult, drive
+from orchestra.runtime.driver_lock import DriverLock
+from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.frozen import freeze, thaw
 from orchestra.runtime.git import GitManager
 from orchestra.runtime.store import (
     STATE_DIRECTORY,
-    DriverLock,
     SessionFiles,
     SessionRecord,
     Status,
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 ID_LENGTH = 8
+ORPHAN_TIMEOUT = 30.0
+"""Seconds that a resume waits for commands of a killed driver that still run."""
 
 
 class SessionManager:
@@ -69,6 +72,8 @@ class SessionManager:
         """
         if pipeline.model_problems:
             raise PipelineError.of(pipeline.model_problems)
+        for agent in pipeline.agents.values():
+            pipeline.resolver.build(agent.model, agent=agent.name, turn=1)  # a wrong option shows only here
         await GitManager().version()
         files = self._new_directory()
         lock = DriverLock(files)
@@ -83,6 +88,7 @@ class SessionManager:
                 workspace, notes = await Workspace.start(
                     git, worktrees, pipeline, session=session_id, created_at=created_at
                 )
+                failpoint("session-prepared")
                 record = SessionRecord(
                     session_id=session_id,
                     pipeline=pipeline.pipeline.name,
@@ -91,12 +97,16 @@ class SessionManager:
                     updated_at=created_at,
                     inputs=dict(inputs),
                     workspace=workspace.as_json(),
-                    settings={**settings, "imports": str(pipeline.document.path.parent)},
+                    settings={
+                        **settings,
+                        "file": pipeline.document.path.name,
+                        "imports": str(pipeline.document.path.parent),
+                    },
                     usage={"input_tokens": 0, "output_tokens": 0, "model_calls": 0, "cost_usd": 0.0},
                     files=files,
                 )
-                async with open_database(files, create=record):
-                    pass
+                await create_database(record)
+            failpoint("session-created")
             session = OpenSession(pipeline, record, git, worktrees, workspace, tuple(notes))
             return await drive(session, self._listener)
         finally:
@@ -110,14 +120,14 @@ class SessionManager:
             SessionError: It can't be resumed.
         """
         lock = DriverLock(files)
-        await asyncio.to_thread(lock.acquire, wait=30.0)
+        await lock.acquire_after_orphans(ORPHAN_TIMEOUT)
         try:
             record = read_session(files)
             if record.status is Status.CANCELLED:
                 raise SessionError(
                     f"the session {record.session_id} was cancelled", code="cancelled", hint="run the pipeline again"
                 )
-            frozen = thaw(files.pipeline, self._project.root)
+            frozen = thaw(files.pipeline, self._project.root, record.settings["file"])
             pipeline = resolve(
                 load_pipeline(frozen.file, project=frozen.project),
                 frozen.project,
@@ -136,11 +146,7 @@ class SessionManager:
 
     def _new_directory(self) -> SessionFiles:
         """Make the directory of a new session; its name is the id, taken exclusively."""
-        parent = sessions_directory(self._project.root)
-        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        ignore = self._project.root / STATE_DIRECTORY / ".gitignore"
-        if not ignore.exists():
-            ignore.write_text("*\n", encoding="utf-8")
+        parent = self._sessions_directory()
         while True:
             session_id = "".join(secrets.choice(ID_ALPHABET) for _ in range(ID_LENGTH))
             try:
@@ -150,6 +156,31 @@ class SessionManager:
             files = SessionFiles(parent / session_id)
             files.inbox.mkdir(mode=0o700)
             return files
+
+    def _sessions_directory(self) -> Path:
+        """Make the directory of the sessions; one that is a link may lead anywhere and is refused."""
+        own, parent = self._project.root / STATE_DIRECTORY, sessions_directory(self._project.root)
+        for directory in (own, parent):
+            if directory.is_symlink():
+                raise _unusable(directory, "it is a link, and sessions must not lie elsewhere", f"rm '{directory}'")
+            try:
+                directory.mkdir(mode=0o700, exist_ok=True)
+                if directory == own and not (own / ".gitignore").exists():
+                    (own / ".gitignore").write_text("*\n", encoding="utf-8")
+            except FileExistsError:
+                raise _unusable(directory, "it is a file", f"mv '{directory}' '{directory}.old'") from None
+            except OSError as error:
+                message = error.strerror or str(error)
+                raise _unusable(directory, message, "run it where you may write, or name a project: -C DIR") from error
+        return parent
+
+
+def _unusable(directory: Path, reason: str, hint: str) -> SessionError:
+    error = SessionError(
+        f"sessions can't be kept in {directory}: {reason}", code="sessions-directory-unusable", hint=hint
+    )
+    error.exit_code = 2  # nothing was started
+    return error
 
 
 class _removed_on_failure:  # noqa: N801 - named for what holds inside
@@ -164,3 +195,5 @@ class _removed_on_failure:  # noqa: N801 - named for what holds inside
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if kind is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
+        if isinstance(error, OrchestraError):
+            error.exit_code = 2  # nothing was started

@@ -6,12 +6,8 @@ asyncio. Only the driver of a session writes (`SessionRow`).
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import re
 import sqlite3
-import time
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,7 +16,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestra.errors import SessionBusyError, SessionError, did_you_mean
+from orchestra.errors import SessionError, did_you_mean
+from orchestra.runtime.driver_lock import is_driven
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -194,7 +191,7 @@ def read_session(files: SessionFiles) -> SessionRecord:
         has_checkpoints = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'checkpoints'").fetchone()
         count = connection.execute("SELECT COUNT(*) FROM checkpoints").fetchone()[0] if has_checkpoints else 0
     status = Status(row["status"])
-    if status in (Status.CREATED, Status.RUNNING) and not is_driven(files):
+    if status in (Status.CREATED, Status.RUNNING) and not is_driven(files.lock):
         status = Status.INTERRUPTED
     return SessionRecord(
         session_id=row["session_id"],
@@ -280,10 +277,7 @@ class SessionRow:
             "status": str(record.status),
             "created_at": record.created_at,
             "updated_at": record.updated_at,
-            **{
-                key: json.dumps(getattr(record, key), ensure_ascii=False)
-                for key in ("inputs", "workspace", "settings", "usage")
-            },
+            **{key: json.dumps(getattr(record, key)) for key in ("inputs", "workspace", "settings", "usage")},
         }
         names, marks = ", ".join(fields), ", ".join("?" * len(fields))
         async with self._lock:
@@ -308,86 +302,5 @@ class SessionRow:
 
 
 def _json(value: dict[str, Any] | None) -> str | None:
-    return None if value is None else json.dumps(value, ensure_ascii=False)
-
-
-class DriverLock:
-    """The lock of a session's driver: a `flock`, released by the kernel when the process and its git children end."""
-
-    def __init__(self, files: SessionFiles) -> None:
-        self._files = files
-        self._fd: int | None = None
-
-    @property
-    def fd(self) -> int:
-        """The open file whose inheritance keeps the lock."""
-        if self._fd is None:
-            raise RuntimeError("the lock is not held")
-        return self._fd
-
-    def acquire(self, wait: float = 0.0) -> None:
-        """Take the lock.
-
-        Args:
-            wait: Seconds to wait for a holder that is no living driver: children of a killed one that still work.
-
-        Raises:
-            SessionBusyError: Another process drives the session.
-        """
-        fd = os.open(self._files.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        deadline = time.monotonic() + wait
-        while not _try_flock(fd, fcntl.LOCK_EX):
-            holder = os.pread(fd, 200, 0).decode("utf-8", "replace").strip()
-            if _is_alive(holder) or time.monotonic() >= deadline:
-                os.close(fd)
-                raise SessionBusyError(
-                    f"the session {self._files.session_id} is driven by another process ({holder or 'unknown'})",
-                    hint=f"wait for it, or look how far it is: `orchestra log {self._files.session_id}`",
-                )
-            time.sleep(0.05)
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"pid {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
-        self._fd = fd
-
-    def release(self) -> None:
-        """Give the lock back."""
-        if self._fd is not None:
-            os.ftruncate(self._fd, 0)
-            os.close(self._fd)
-            self._fd = None
-
-
-def is_driven(files: SessionFiles) -> bool:
-    """Tell whether a process holds the session's lock."""
-    try:
-        fd = os.open(files.lock, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        return not _try_flock(fd, fcntl.LOCK_SH)
-    finally:
-        os.close(fd)
-
-
-def _try_flock(fd: int, kind: int) -> bool:
-    try:
-        fcntl.flock(fd, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _is_alive(holder: str) -> bool:
-    """Tell whether the process that wrote its name into the lock lives; on another host that can't be known."""
-    if not holder:
-        return False  # a reader looked for a moment, or the driver has just ended
-    match = re.fullmatch(r"pid (\d+) on (.+)", holder)
-    if match is None or match[2] != os.uname().nodename:
-        return True
-    try:
-        os.kill(int(match[1]), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    # In ASCII: a path may hold bytes that are no UTF-8, and SQLite takes no lone surrogates.
+    return None if value is None else json.dumps(value)

@@ -75,7 +75,7 @@ class IntegratedFiles:
         held: Where each repo is: that of the last checkpoint, with its pending writes applied.
         pipeline: The pipeline's name, for commit messages.
         session: The session's id.
-        tell: Logs an event: `tell(type, payload, agent)`.
+        tell: Logs an event: `tell(type, payload, turn)`.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class IntegratedFiles:
         *,
         pipeline: str,
         session: str,
-        tell: Callable[[str, dict[str, Any], str | None], None],
+        tell: Callable[[str, dict[str, Any], TurnRequest], None],
     ) -> None:
         self.git = git
         self._worktrees = worktrees
@@ -108,6 +108,12 @@ class IntegratedFiles:
         if self._first:
             self._first_done.clear()
 
+    def let_pass(self, node: str) -> None:
+        """Note that a node's turn is over, however it ended: the others need not wait for it any more."""
+        self._first.discard(node)
+        if not self._first:
+            self._first_done.set()
+
     @asynccontextmanager
     async def turn(self, request: TurnRequest, inner: Snapshot | None) -> AsyncIterator[TurnFiles]:
         """Give a turn its files.
@@ -119,16 +125,11 @@ class IntegratedFiles:
         if request.node not in self._first and request.worktrees:
             await self._first_done.wait()
         async with AsyncExitStack() as stack:
-            try:
-                for name in request.worktrees:
-                    lock = self._locks[name]
-                    shared = name not in request.writes
-                    await stack.enter_async_context(lock.shared() if shared else lock.exclusive())
-                yield await self._open(request, inner)
-            finally:
-                self._first.discard(request.node)
-                if not self._first:
-                    self._first_done.set()
+            for name in request.worktrees:
+                lock = self._locks[name]
+                shared = name not in request.writes
+                await stack.enter_async_context(lock.shared() if shared else lock.exclusive())
+            yield await self._open(request, inner)
 
     async def _open(self, request: TurnRequest, inner: Snapshot | None) -> TurnFiles:
         entries = (inner or {}).get(SESSION_SLOT, {})
@@ -145,7 +146,7 @@ class IntegratedFiles:
                         retry="restart",
                     )
                 wanted = entries.get(name, {}).get("commit", base[name].commit)
-                await self._put_back(trees[name], wanted, request.node)
+                await self._put_back(trees[name], wanted, request)
         return TurnFiles(self, request, trees, base, entries)
 
     def _base_of(self, name: str, request: TurnRequest, entry: dict[str, Any] | None) -> Held:
@@ -161,7 +162,7 @@ class IntegratedFiles:
         entry = entry or request.snapshot.get(SESSION_SLOT, {}).get(name)
         return Held(entry["commit"], entry["n"]) if entry else Held(self._workspace.repos[name].base, 0)
 
-    async def _put_back(self, tree: Worktree, commit: str, node: str) -> None:
+    async def _put_back(self, tree: Worktree, commit: str, request: TurnRequest) -> None:
         restored = await restore(self.git, tree, commit, session=self.session)
         if restored.changed or restored.moved_aside:
             details = {
@@ -170,7 +171,7 @@ class IntegratedFiles:
                 "rescue": restored.rescue_ref,
                 "moved_aside": [str(path) for path in restored.moved_aside],
             }
-            self.tell("files_put_back", details, node)
+            self.tell("files_put_back", details, request)
 
 
 class TurnFiles:
@@ -221,7 +222,7 @@ class TurnFiles:
                 changed[name] = {"commit": taken.commit, "n": before.number + 1, "on": on}
                 skipped = [f"{item.path} ({item.reason})" for item in taken.skipped]
                 self._files.tell(
-                    "snapshot_taken", {"repo": name, "commit": taken.commit, "skipped": skipped}, self._request.node
+                    "snapshot_taken", {"repo": name, "commit": taken.commit, "skipped": skipped}, self._request
                 )
         return {SESSION_SLOT: changed} if changed else {}
 
@@ -248,7 +249,7 @@ class TurnFiles:
             failpoint("turn-committed")
             held = Held(commit, now.number + 1)
             if commit != base.commit:
-                self._files.tell("turn_committed", {"repo": name, "commit": commit}, self._request.node)
+                self._files.tell("turn_committed", {"repo": name, "commit": commit}, self._request)
             await stand_on(self._files.git, tree, commit)
             self._files.held[name] = held
             entries[name] = {"commit": held.commit, "n": held.number}

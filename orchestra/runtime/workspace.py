@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from orchestra.errors import GitError, SessionError
 from orchestra.runtime.git import RefUpdate, Repository
 from orchestra.runtime.snapshots import base_snapshot
-from orchestra.runtime.turns import move_branch, session_branch
+from orchestra.runtime.turns import session_branch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from orchestra.graph.resolve import ResolvedPipeline
     from orchestra.runtime.git import GitManager, Place
@@ -66,7 +66,9 @@ class Workspace:
         session: str,
         created_at: str,
     ) -> tuple[Workspace, list[str]]:
-        """Open every repository, and only when all can be worked on, fix their bases and branches.
+        """Open every repository, and only when all can be worked on, fix their bases and choose their branches.
+
+        The branches themselves are made when the session is driven: what a user sees belongs to a known session.
 
         Returns:
             The workspace, and what the user should know: uncommitted work that was included, files left out.
@@ -78,23 +80,29 @@ class Workspace:
         date = datetime.fromisoformat(created_at)
         repos: dict[str, WorkspaceRepo] = {}
         notes: list[str] = []
-        for name, repo in opened.items():
-            await worktrees.prepare_repository(repo)
-            fixed = spec.repos[name].base
-            if fixed is None:
-                base = await base_snapshot(git, repo, session=session, mode=spec.dirty, date=date)
-                commit = base.commit
-                notes += _base_notes(name, spec.dirty, base)
-            else:
-                commit = await _named_base(git, repo, fixed, session)
-            branch = None
-            if name in writable:
-                prefix = spec.repos[name].branch_prefix
-                branch = await session_branch(
-                    git, repo, prefix=prefix, pipeline=pipeline.pipeline.name, session=session
-                )
-                await move_branch(git, repo, branch, commit, None, session=session)
-            repos[name] = WorkspaceRepo(repo, commit, await _merge_base(git, repo), branch)
+        try:
+            for name, repo in opened.items():
+                await worktrees.prepare_repository(repo)
+                fixed = spec.repos[name].base
+                if fixed is None:
+                    base = await base_snapshot(git, repo, session=session, mode=spec.dirty, date=date)
+                    commit = base.commit
+                    notes += _base_notes(name, spec.dirty, base)
+                else:
+                    commit = await _named_base(git, repo, fixed, session)
+                branch = None
+                if name in writable:
+                    branch = await session_branch(
+                        git,
+                        repo,
+                        prefix=spec.repos[name].branch_prefix,
+                        pipeline=pipeline.pipeline.name,
+                        session=session,
+                    )
+                repos[name] = WorkspaceRepo(repo, commit, await _merge_base(git, repo), branch)
+        except BaseException:
+            await _unpin(git, opened.values(), session)
+            raise
         return cls(repos), notes
 
     @classmethod
@@ -182,6 +190,15 @@ async def _named_base(git: GitManager, repo: Repository, revision: str, session:
         )
     await git.update_refs(repo, [RefUpdate(f"refs/orchestra/{session}/base", commit, None)])
     return commit
+
+
+async def _unpin(git: GitManager, repos: Iterable[Repository], session: str) -> None:
+    """Leave nothing in the repositories of a session that could not start."""
+    ref = f"refs/orchestra/{session}/base"
+    for repo in repos:
+        pinned = await git.read_ref(repo, ref)
+        if pinned is not None:
+            await git.update_refs(repo, [RefUpdate(ref, None, pinned)])
 
 
 async def _merge_base(git: GitManager, repo: Repository) -> str | None:

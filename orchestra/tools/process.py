@@ -24,6 +24,9 @@ _DRAIN = 1.0
 """Seconds to wait for the last output. A process that left the group may hold the pipe open for ever."""
 _CHUNK = 65_536
 
+inherited: set[int] = set()
+"""Descriptors of locks that every command holds too: while one of a killed session works on, nobody takes its place."""
+
 
 async def run_command(command: str, *, cwd: pathlib.Path, env: Mapping[str, str], seconds: float) -> ToolResult:
     """Run a command with `sh -c` in a process group of its own, with empty standard input.
@@ -35,7 +38,7 @@ async def run_command(command: str, *, cwd: pathlib.Path, env: Mapping[str, str]
         try:
             process = await asyncio.create_subprocess_exec(
                 "/bin/sh", "-c", command, cwd=cwd, env=dict(env), start_new_session=True,
-                stdin=asyncio.subprocess.DEVNULL, stdout=stdout_end, stderr=stderr_end,
+                pass_fds=tuple(inherited), stdin=asyncio.subprocess.DEVNULL, stdout=stdout_end, stderr=stderr_end,
             )  # fmt: skip
         finally:
             os.close(stdout_end)

@@ -1,0 +1,113 @@
+"""The session's branches: they follow its checkpoints, and are left alone where someone else moved them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from orchestra.agents.context import SESSION_SLOT
+from orchestra.runtime.failpoints import failpoint
+from orchestra.runtime.snapshots import RepoState
+from orchestra.runtime.turns import move_branch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from orchestra.runtime.checkpoints import SavedCheckpoint
+    from orchestra.runtime.git import GitManager
+    from orchestra.runtime.snapshots import WorkspaceSnapshotIndex
+    from orchestra.runtime.workspace import Workspace
+
+
+class BranchFollower:
+    """Moves the session's branches when a checkpoint is on disk, and indexes its commits: branches follow checkpoints.
+
+    Args:
+        git: Starts git.
+        workspace: The repositories.
+        index: Checkpoint → commits, both ways.
+        session: The session's id.
+        at: Where each branch is; None: it has not been made yet.
+        tell: Logs an event: `tell(type, payload)`.
+    """
+
+    def __init__(
+        self,
+        git: GitManager,
+        workspace: Workspace,
+        index: WorkspaceSnapshotIndex,
+        session: str,
+        at: Mapping[str, str | None],
+        tell: Callable[[str, dict[str, Any]], None],
+    ) -> None:
+        self._git = git
+        self._workspace = workspace
+        self._index = index
+        self._session = session
+        self._at = dict(at)
+        self._tell = tell
+        self.refs: dict[str, str] = {}
+        """Repo → where its result is, when that is not the branch itself."""
+
+    async def follow(self, saved: SavedCheckpoint) -> None:
+        """Index a checkpoint's commits; at a root checkpoint move the branches."""
+        failpoint("checkpoint-written")
+        await self._index.record(saved.id, saved.namespace, self._states(saved), created_at=saved.created_at)
+        self._tell("checkpoint", {"id": saved.id, "namespace": saved.namespace, "repos": dict(saved.repos)})
+        if not saved.namespace:
+            await self.move(saved.repos)
+            failpoint("branch-moved")
+
+    async def move(self, commits: Mapping[str, str]) -> None:
+        """Bring every branch to its repo's commit.
+
+        Raises:
+            GitError: `branch-moved`: someone else moved one; it is left alone.
+        """
+        for name, repo in self._workspace.repos.items():
+            commit = commits.get(name, repo.base)
+            old = self._at.get(name)
+            if repo.branch is None or (old == commit and name not in self.refs):
+                continue
+            moved = await move_branch(self._git, repo.repository, repo.branch, commit, old, session=self._session)
+            if moved.checked_out_at is None:
+                self._at[name] = commit
+                self.refs.pop(name, None)
+                continue
+            if name not in self.refs:
+                message = (
+                    f"the branch {repo.branch} of {name!r} is checked out at {moved.checked_out_at} and is not moved "
+                    f"there; the result is {moved.ref}"
+                )
+                self._tell("warning", {"code": "branch-checked-out", "message": message})
+            self.refs[name] = moved.ref
+
+    async def locate(self, commits: Mapping[str, str]) -> None:
+        """Find where the results of a completed session are, moving nothing: its branches are the user's now."""
+        result = f"refs/orchestra/{self._session}/result"
+        for name, repo in self._workspace.repos.items():
+            commit = commits.get(name, repo.base)
+            if repo.branch is None or self._at.get(name) == commit:
+                continue
+            if await self._git.read_ref(repo.repository, result) == commit:
+                self.refs[name] = result
+
+    def branches(self) -> dict[str, str]:
+        """Return repo → branch, or the reference that stands in for it."""
+        return {
+            name: self.refs.get(name, repo.branch)
+            for name, repo in self._workspace.repos.items()
+            if repo.branch is not None
+        }
+
+    def _states(self, saved: SavedCheckpoint) -> list[RepoState]:
+        held = saved.snapshot.get(SESSION_SLOT, {})
+        return [
+            RepoState(
+                repo=name,
+                commit_sha=commit,
+                branch=self._workspace.repos[name].branch,
+                worktree_path=None,
+                agent=saved.agent if name in held else None,
+            )
+            for name, commit in saved.repos.items()
+        ]

@@ -1,0 +1,47 @@
+"""A session's database as its one writer, the driver, has it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import aiosqlite
+
+from orchestra.runtime.store import SessionFiles, SessionRecord, SessionRow, schema
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+BUSY_TIMEOUT = 30.0
+"""Seconds that a write waits for another program that has locked the database."""
+
+
+async def create_database(record: SessionRecord) -> None:
+    """Make a session's database, which appears under its name when it is complete."""
+    database = record.files.database
+    draft = database.with_name(f"{database.name}.new")
+    draft.touch(mode=0o600)
+    async with _connected(draft) as connection:
+        await connection.executescript(schema("session") + schema("events"))
+        await SessionRow(connection, asyncio.Lock()).create(record)
+    draft.rename(database)
+
+
+@asynccontextmanager
+async def open_database(files: SessionFiles) -> AsyncIterator[aiosqlite.Connection]:
+    """Open a session's database as its one writer."""
+    async with _connected(files.database) as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def _connected(path: Path) -> AsyncIterator[aiosqlite.Connection]:
+    connection = await aiosqlite.connect(path, timeout=BUSY_TIMEOUT)
+    try:
+        await connection.execute("PRAGMA journal_mode = WAL")
+        await connection.execute("PRAGMA synchronous = FULL")
+        yield connection
+    finally:
+        await connection.close()
