@@ -13,7 +13,7 @@ from orchestra.cli.options import JsonOption, ProviderOption, RepoOption, print_
 from orchestra.errors import PipelineError, Problem
 
 if TYPE_CHECKING:
-    from orchestra.graph.resolve import Node, ResolvedPipeline
+    from orchestra.graph.resolved import Node, ResolvedPipeline
 
 
 def compile_command(

@@ -13,7 +13,7 @@ from orchestra.agents.context import SESSION_SLOT, TurnFailed, newest_snapshot
 from orchestra.agents.harness import AgentHarness
 from orchestra.agents.outputs import InvalidOutputError
 from orchestra.graph.briefing import briefing
-from orchestra.graph.resolve import ResolvedAgent, ResolvedPipeline, ResolvedStep, output_fields
+from orchestra.graph.resolve import output_fields
 from orchestra.prompts.composer import render_template
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from orchestra.agents.context import Snapshot, Turn
     from orchestra.agents.harness import TurnResult
+    from orchestra.graph.resolved import ResolvedAgent, ResolvedPipeline, ResolvedStep
     from orchestra.tools.registry import ToolResult
 
 

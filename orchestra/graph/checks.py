@@ -8,10 +8,13 @@ from orchestra.errors import Problem
 from orchestra.graph.topology import END, START, Edge, Topology, reachable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from orchestra.errors import Location
-    from orchestra.graph.parallel import Parallelism
+    from orchestra.graph.parallel import AmbiguousArrival, Parallelism
+
+_MOST_NAMES = 8
+"""In one message."""
 
 
 class Locate(Protocol):
@@ -34,18 +37,19 @@ def check_topology(topology: Topology, parallelism: Parallelism, locate: Locate)
             Problem(
                 "no-start",
                 "no edge leaves START, so nothing would run",
-                locate("graph"),
+                locate("graph", key=True),
                 f"add `- {{from: START, to: {topology.nodes[0] if topology.nodes else 'AGENT'}}}`",
             )
         ]
-    unreachable = list(_unreachable(topology, locate))
+    loops = list(_loops_out_of_branches(topology, parallelism, locate))
     return [
-        *unreachable,
+        *_too_large(parallelism, locate),
+        *_unreachable(topology, locate),
         *_dead_ends(topology, locate),
         *_bounds(topology, locate),
         *_unbounded_cycles(topology, locate),
         *_ambiguous_arrivals(topology, parallelism, locate),
-        *_loops_out_of_branches(topology, parallelism, locate),
+        *(loops or _restarts(parallelism, topology, locate)),
     ]
 
 
@@ -71,7 +75,7 @@ def parallel_write_warnings(
                         "parallel-write",
                         f"{node!r} and {other!r} can run at the same time and both may write to {named}; "
                         "their turns will take place one after the other, each on the files the other left",
-                        locate("agents", node, key=True),
+                        _node_place(node, locate),
                         "put an edge between them, or leave the writing tools to one of them",
                         "warning",
                     )
@@ -79,16 +83,34 @@ def parallel_write_warnings(
     return problems
 
 
+def _too_large(parallelism: Parallelism, locate: Locate) -> Iterator[Problem]:
+    if not parallelism.complete:
+        yield Problem(
+            "graph-too-large",
+            "too many agents and steps can run beside each other to tell what meets whom",
+            locate("graph", key=True),
+            "split the pipeline, or join parallel branches earlier",
+        )
+
+
 def _unreachable(topology: Topology, locate: Locate) -> Iterator[Problem]:
     found = topology.reaches(START)
-    for node in topology.nodes:
-        if node not in found:
-            yield Problem(
-                "unreachable-agent",
-                f"{node!r} can't be reached from START, so it would never run",
-                _node_place(node, locate),
-                f"add an edge to {node!r}, or remove it",
-            )
+    lost = [node for node in topology.nodes if node not in found]
+    behind = {node: topology.reaches(node).intersection(lost) - {node} for node in lost}
+    first = [node for node in lost if not any(node in others for others in behind.values())]
+    told: set[str] = set()
+    for node in (*first, *lost):
+        if node in told:
+            continue  # a consequence of what was said
+        others = [other for other in lost if other in behind[node] - told]
+        told |= {node, *others}
+        also = f", nor would {_listed(others)} behind it" if others else ""
+        yield Problem(
+            "unreachable-agent",
+            f"{node!r} can't be reached from START, so it would never run{also}",
+            _node_place(node, locate),
+            f"add an edge to it, such as `- {{from: START, to: {node}}}`, or remove it",
+        )
 
 
 def _node_place(node: str, locate: Locate) -> Location:
@@ -131,11 +153,23 @@ def _bounds(topology: Topology, locate: Locate) -> Iterator[Problem]:
                 ways = ", ".join(map(repr, onward)) or "no target"
                 yield Problem(
                     "on-max-loops-missing",
-                    f"after {edge.max_loops} loops this edge must go on to one target, "
+                    f"after {_loops(edge.max_loops)} this edge must go on to one target, "
                     f"but {ways} of `to` {'lead' if len(onward) > 1 else 'leads'} onward",
                     locate("graph", edge.index, "max_loops", key=True),
                     f"add `on_max_loops: {onward[0] if onward else END}`",
                 )
+            elif edge.on_max_loops in edge.loop_targets:
+                onward = [target for target in edge.targets if target not in edge.loop_targets]
+                yield Problem(
+                    "on-max-loops-closed",
+                    f"{edge.on_max_loops!r} leads back to {edge.source!r}: it is closed after {_loops(edge.max_loops)}",
+                    locate("graph", edge.index, "on_max_loops"),
+                    f"name a target that leads onward: `on_max_loops: {onward[0] if onward else END}`",
+                )
+
+
+def _loops(count: int) -> str:
+    return "1 loop" if count == 1 else f"{count} loops"
 
 
 def _unbounded_cycles(topology: Topology, locate: Locate) -> Iterator[Problem]:
@@ -167,14 +201,15 @@ def _unbounded_cycles(topology: Topology, locate: Locate) -> Iterator[Problem]:
             for source, out in arcs.items()
         }
     for part in cycles:
-        yield _unbounded(topology, part, locate)
+        if part & topology.reaches(START):
+            yield _unbounded(topology, part, locate)
 
 
 def _unbounded(topology: Topology, part: frozenset[str], locate: Locate) -> Problem:
     edges = [edge for source in part for edge in topology.edges.get(source, ()) if part.intersection(edge.reachable)]
     back = [edge for edge in edges if part.intersection(edge.loop_targets)] or edges
     edge = max(back, key=lambda candidate: candidate.index)
-    names = " → ".join(repr(node) for node in topology.nodes if node in part)
+    names = _listed([node for node in topology.nodes if node in part])
     return Problem(
         "unbounded-cycle",
         f"the cycle through {names} would never end",
@@ -206,47 +241,87 @@ def _components(arcs: Mapping[str, Sequence[tuple[str, Edge | None]]]) -> list[f
 
 
 def _ambiguous_arrivals(topology: Topology, parallelism: Parallelism, locate: Locate) -> Iterator[Problem]:
-    for clash in parallelism.ambiguous:
-        one, other = clash.sources
+    for target, (sources, index) in _by_target(topology, parallelism.ambiguous).items():
         yield Problem(
             "ambiguous-arrival",
-            f"{one!r} and {other!r} can be active at the same time, and each has an edge of its own to "
-            f"{clash.target!r}, which could then start twice",
-            locate("graph", max(clash.indexes)),
-            f"use one list edge instead: `{{from: [{one}, {other}], to: {clash.target}}}`",
+            f"{_listed(sources)} can be active at the same time, and reach {target!r} by separate edges, "
+            "which could start it twice",
+            locate("graph", index),
+            f"use one list edge instead: `{{from: [{', '.join(sources)}], to: {target}}}`",
         )
     loops = {edge.key: edge.loop_targets for leaving in topology.edges.values() for edge in leaving}
     for key, pairs in parallelism.forbidden.items():
-        for chosen, clash in pairs.items():
-            if len(chosen & loops[key]) == 1:
-                continue  # going back and going on at once: nobody means it
-            first, second = sorted(chosen)
-            one, other = clash.sources
+        # Going back and going on at once: nobody means it.
+        meant = {chosen: clash for chosen, clash in pairs.items() if len(chosen & loops[key]) != 1}
+        for target, (sources, index) in _by_target(topology, meant.values()).items():
+            chosen = sorted({name for pair, clash in meant.items() if clash.target == target for name in pair})
             yield Problem(
                 "ambiguous-choice",
-                f"should a condition choose {first!r} and {second!r} together, {one!r} and {other!r} would arrive at "
-                f"{clash.target!r} apart; the session would stop there",
-                locate("graph", max(clash.indexes)),
-                f"where that can happen, use a list edge: `{{from: [{one}, {other}], to: {clash.target}}}`",
+                f"should a condition choose {_listed(chosen)} together, {_listed(sources)} would arrive at "
+                f"{target!r} apart; the session would stop there",
+                locate("graph", index),
+                f"where that can happen, use a list edge: `{{from: [{', '.join(sources)}], to: {target}}}`",
                 "warning",
             )
 
 
+def _restarts(parallelism: Parallelism, topology: Topology, locate: Locate) -> Iterator[Problem]:
+    told = {clash.target for clash in parallelism.ambiguous}
+    for again in parallelism.restarts:
+        if again.target in told:
+            continue
+        told.add(again.target)
+        yield Problem(
+            "ambiguous-arrival",
+            f"{again.target!r} can still be active when {_listed(_sources(topology, again.source))} "
+            f"{'has' if again.source not in topology.joins else 'have'} ended, and would then start a second time",
+            locate("graph", again.index),
+            f"keep one way to {again.target!r}: remove this edge, or the one that starts it earlier",
+        )
+
+
+def _by_target(topology: Topology, clashes: Iterable[AmbiguousArrival]) -> dict[str, tuple[list[str], int]]:
+    """Gather arrivals: target → the agents that arrive there, and the last of their edges."""
+    names: dict[str, dict[str, None]] = {}
+    last: dict[str, int] = {}
+    for clash in clashes:
+        found = names.setdefault(clash.target, {})
+        for source in clash.sources:
+            found.update(dict.fromkeys(_sources(topology, source)))
+        last[clash.target] = max(last.get(clash.target, 0), *clash.indexes)
+    return {target: (list(found), last[target]) for target, found in names.items()}
+
+
+def _sources(topology: Topology, source: str) -> tuple[str, ...]:
+    """Return what a user can write for a source: for a join the agents it waits for."""
+    return topology.joins[source].sources if source in topology.joins else (source,)
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = [repr(name) for name in names[:_MOST_NAMES]]
+    *first, last = shown if len(shown) == len(names) else [*shown, f"{len(names) - len(shown)} more"]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def _loops_out_of_branches(topology: Topology, parallelism: Parallelism, locate: Locate) -> Iterator[Problem]:
-    if parallelism.ambiguous:
+    if parallelism.ambiguous or not parallelism.doubled:
         return
+    doubled_beside: dict[str, list[str]] = {}
+    for one, other in sorted(parallelism.certain):
+        if other in parallelism.doubled:
+            doubled_beside.setdefault(one, []).append(other)
     reported: set[int] = set()
     for source, leaving in topology.edges.items():
-        beside = parallelism.certain_beside(source) & parallelism.doubled
         for edge in leaving:
             for target in edge.loop_targets:
-                again = sorted(other for other in beside if other in topology.reaches(target))
+                again = [other for other in doubled_beside.get(source, ()) if other in topology.reaches(target)]
                 if again and edge.index not in reported:
                     reported.add(edge.index)
                     yield Problem(
                         "loop-out-of-branch",
-                        f"the edge from {source!r} back to {target!r} leaves its branch while {again[0]!r} may still "
-                        "be active, which would then start a second time",
+                        f"the edge from {_listed(_sources(topology, source))} back to {target!r} leaves its branch "
+                        f"while {_listed(_sources(topology, again[0]))} may still be active, which would then start a "
+                        "second time",
                         locate("graph", edge.index),
                         "join the branches before the edge that goes back",
                     )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
     from langgraph.graph.state import CompiledStateGraph
 
-    from orchestra.graph.resolve import ResolvedPipeline
+    from orchestra.graph.resolved import ResolvedPipeline
 
 RECURSION_LIMIT = 10**9
 """LangGraph's own bound would end long runs; `limits.max_steps` is Orchestra's."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from orchestra.errors import PipelineError, Problem, did_you_mean
+from orchestra.errors import PipelineError, Problem, did_you_mean, near_names
+
+_KINDS = {"string": "a text", "number": "a number", "boolean": "true or false", "json": "JSON"}
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from orchestra.graph.resolve import ResolvedPipeline
+    from orchestra.graph.resolved import ResolvedPipeline
     from orchestra.graph.schema import InputSpec
 
 
@@ -37,8 +40,9 @@ def read_inputs(pipeline: ResolvedPipeline, given: Mapping[str, Any]) -> dict[st
             values[name] = _typed(value, declared[name])
         except ValueError as error:
             problems.append(Problem("wrong-input", f"the input {name!r} {error}", None, _example(name, declared[name])))
+    misspelt = {near for name in given if name not in declared for near in near_names(name, declared)}
     for name, spec in declared.items():
-        if name in values or name in given:
+        if name in values or name in given or (name in misspelt and spec.required):
             continue
         if spec.required:
             what = f": {spec.description}" if spec.description else ""
@@ -67,11 +71,26 @@ def _typed(value: Any, spec: InputSpec) -> Any:
     try:
         match spec.type:
             case "number":
-                return int(text) if text.lstrip("+-").isdigit() else float(text)
+                return _number(text)
             case "boolean":
                 return {"true": True, "false": False}[text.lower()]
             case _:
-                return json.loads(text)
-    except (ValueError, KeyError):
+                return json.loads(text, parse_constant=_no_number)
+    except (ValueError, KeyError, RecursionError):
         shown = text if len(text) <= 40 else f"{text[:40]}…"  # noqa: PLR2004 - what fits a line
-        raise ValueError(f"must be {spec.type}, not {shown!r}") from None
+        raise ValueError(f"must be {_KINDS[spec.type]}, not {shown!r}") from None
+
+
+def _number(text: str) -> int | float:
+    if "_" in text or not text.isascii():
+        _no_number(text)
+    try:
+        return int(text)
+    except ValueError:
+        value = float(text)
+    return value if math.isfinite(value) else _no_number(text)
+
+
+def _no_number(text: str) -> NoReturn:
+    """Refuse what Python reads as a number and JSON does not: NaN, Infinity, 1_000."""
+    raise ValueError(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _YAML_SUFFIXES = (".yaml", ".yml")
+_MAX_SHOWN = 200
+"""Characters of a mistyped name in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +46,9 @@ class Project:
             PipelineError: `unknown-pipeline`, with what exists; `file-not-found`.
         """
         path = cwd / name_or_path
-        if name_or_path and path.is_file():
+        if name_or_path and _is_file(path):
             return path.resolve()
-        if "/" in name_or_path or name_or_path.endswith(_YAML_SUFFIXES):
+        if "/" in name_or_path or name_or_path.endswith(_YAML_SUFFIXES) or name_or_path in {".", ".."}:
             raise PipelineError.of([_missing_file(name_or_path, path)])
         if name_or_path in self.spec.pipelines:
             return self._named(name_or_path)
@@ -68,13 +71,16 @@ class Project:
             path.name for path in _entries(cwd) if path.suffix in _YAML_SUFFIXES and path.name != PROJECT_FILE
         )
         names = [*self.spec.pipelines, *shipped]
-        lines = [f"there is no pipeline {name!r}"]
+        lines = [f"there is no pipeline {name[:_MAX_SHOWN]!r}"]
         if self.spec.pipelines:
             lines.append(f"in {self.root / PROJECT_FILE}: {', '.join(sorted(self.spec.pipelines))}")
         if shipped:
             lines.append(f"shipped with Orchestra: {', '.join(sorted(shipped))}")
         by_stem = {file.rpartition(".")[0]: file for file in files}
         hint = did_you_mean(name, names)
+        inside = sorted(entry.name for entry in _entries(cwd / name) if entry.suffix in _YAML_SUFFIXES)
+        if name and inside:
+            hint = f"{name!r} is a directory; name a pipeline file in it: {name}/{inside[0]}"
         if name in by_stem:
             hint = f"did you mean the file {by_stem[name]!r}?"
         hint = hint or "name one of them, or the path of a pipeline file"
@@ -124,14 +130,26 @@ def read_project(root: Path) -> Project:
 
 
 def _missing_file(typed: str, path: Path) -> Problem:
-    if path.is_dir():
-        return Problem("file-not-found", f"{typed} is a directory", hint="name a pipeline file in it")
+    shown = typed if len(typed) <= _MAX_SHOWN else f"{typed[:_MAX_SHOWN]}…"
+    if os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir it never raises
+        files = sorted(entry.name for entry in _entries(path) if entry.suffix in _YAML_SUFFIXES)
+        hint = f"name a pipeline file in it: {', '.join(files[:5])}" if files else "name a pipeline file in it"
+        return Problem("file-not-found", f"{shown} is a directory", hint=hint)
+    if os.path.exists(path):  # noqa: PTH110 - as above
+        return Problem("file-not-found", f"{shown} is not a regular file", hint="write the pipeline into a file")
     hint = _near_file(path) or "check the path; a pipeline's name has no slash and no .yaml"
-    return Problem("file-not-found", f"there is no file {typed}", hint=hint)
+    return Problem("file-not-found", f"there is no file {shown}", hint=hint)
+
+
+def _is_file(path: Path) -> bool:
+    """Tell whether a path is a file; one that the system refuses, because it is too long for example, is none."""
+    return os.path.isfile(path)  # noqa: PTH113 - unlike Path.is_file it never raises
 
 
 def _near_file(path: Path) -> str | None:
-    return did_you_mean(path.name, [entry.name for entry in _entries(path.parent)])
+    names = [entry.name for entry in _entries(path.parent)]
+    same = [name for name in names if name in {path.name + suffix for suffix in _YAML_SUFFIXES}]
+    return f"did you mean {same[0]!r}?" if same else did_you_mean(path.name[:_MAX_SHOWN], names)
 
 
 def _entries(directory: Path) -> list[Path]:

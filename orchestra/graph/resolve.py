@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,8 +15,9 @@ from orchestra.graph.loader import read_pipeline
 from orchestra.graph.notyet import not_yet
 from orchestra.graph.parallel import Parallelism, find_parallelism
 from orchestra.graph.repos import RepoPaths
-from orchestra.graph.topology import Topology, analyse
-from orchestra.prompts.composer import ComposedPrompt, Layers, PromptComposer, check_template
+from orchestra.graph.resolved import Node, ResolvedAgent, ResolvedPipeline, ResolvedStep
+from orchestra.graph.topology import analyse
+from orchestra.prompts.composer import Layers, PromptComposer, check_template
 from orchestra.prompts.discovery import FileDiscovery
 from orchestra.tools.registry import ShellToolSpec, ToolRegistry, ToolSet, tool_registry
 
@@ -36,80 +36,6 @@ T = TypeVar("T")
 
 BASE_NAMES = frozenset({"inputs", "agent_outputs", "metadata", "messages", "turn"})
 """What every template sees beside the inputs and the fields of the extension."""
-
-
-@dataclass(frozen=True)
-class Node:
-    """What agents and steps have in common: their tools and what these touch."""
-
-    name: str
-    tools: tuple[Tool, ...]
-    output: OutputSpec | None
-    repos: tuple[str, ...]
-    """Of the workspace."""
-
-    @property
-    def writes(self) -> tuple[str, ...]:
-        """Repos that a tool of this node may change."""
-        return self._touched(lambda tool: tool.writes)
-
-    @property
-    def worktrees(self) -> tuple[str, ...]:
-        """Repos in which this node needs a worktree."""
-        return self._touched(lambda tool: tool.writes or tool.needs_worktree)
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Repos whose objects suffice."""
-        return tuple(repo for repo in self._touched(lambda _: True) if repo not in self.worktrees)
-
-    def _touched(self, which: Callable[[Tool], bool]) -> tuple[str, ...]:
-        chosen = [tool for tool in self.tools if which(tool)]
-        everywhere = any(tool.repo is None for tool in chosen)
-        return tuple(repo for repo in self.repos if everywhere or any(tool.repo == repo for tool in chosen))
-
-
-@dataclass(frozen=True)
-class ResolvedAgent(Node):
-    """An agent with everything that it names."""
-
-    spec: AgentSpec
-    prompt: ComposedPrompt
-    model: ModelRef
-
-
-@dataclass(frozen=True)
-class ResolvedStep(Node):
-    """A step with its tool."""
-
-    spec: StepSpec
-
-
-@dataclass(frozen=True)
-class ResolvedPipeline:
-    """A pipeline whose every name has been found."""
-
-    pipeline: Pipeline
-    document: Document
-    discovery: FileDiscovery
-    topology: Topology
-    parallelism: Parallelism
-    agents: Mapping[str, ResolvedAgent]
-    steps: Mapping[str, ResolvedStep]
-    conditions: ConditionRegistry
-    toolset: ToolSet
-    resolver: ProviderResolver
-    extension: Extension
-    repo_paths: Mapping[str, Path]
-    """The directory of each repo that is used; empty where a session knows them already."""
-    warnings: tuple[Problem, ...] = ()
-    model_problems: tuple[Problem, ...] = ()
-    """Missing keys and integrations: warnings when compiling, errors when running."""
-
-    @property
-    def nodes(self) -> dict[str, Node]:
-        """Agents and steps by name."""
-        return {**self.agents, **self.steps}
 
 
 def resolve(
@@ -168,8 +94,8 @@ def load_and_resolve(
 
 def _without_cascades(first: Sequence[Problem], found: Sequence[Problem]) -> list[Problem]:
     """Drop what was found at a place of which something was said already."""
-    said = {(p.location.path, p.location.line) for p in first if p.location is not None}
-    later = [p for p in found[len(first) :] if p.location is None or (p.location.path, p.location.line) not in said]
+    said = {p.location for p in first if p.location is not None}
+    later = [p for p in found[len(first) :] if p.location is None or p.location not in said]
     return [*first, *later]
 
 
@@ -192,6 +118,7 @@ class _Resolution:
         self.repos = tuple(pipeline.workspace.repos)
         self.problems: list[Problem] = []
         self.repo_paths: RepoPaths | None = None
+        self._tools_complete = True
 
     def run(self) -> ResolvedPipeline:
         topology = analyse((*self.pipeline.agents, *self.pipeline.steps), self.pipeline.graph)
@@ -213,6 +140,7 @@ class _Resolution:
         self.problems += parallel_write_warnings(topology, parallelism, writes, self.document.locate)
         if not self._failed:
             self._check_templates(agents, steps, extension)
+        self._check_scripts(agents, resolver)
         if self._failed:
             raise PipelineError.of(self.problems)
         return ResolvedPipeline(
@@ -229,11 +157,18 @@ class _Resolution:
             extension=extension,
             repo_paths=self.repo_paths.found if self.repo_paths else {},
             warnings=tuple(sort_problems(self.problems)),
-            model_problems=tuple(self._model_problems(agents, resolver)),
+            model_problems=(
+                *(self.repo_paths.missing if self.repo_paths else ()),
+                *self._model_problems(agents, resolver),
+            ),
         )
 
     def look_at_the_rest(self) -> None:
         """Look for what else is wrong in a file that is wrong already, as far as that can be told."""
+        for name, provider in self.pipeline.providers.items():
+            if provider.script:
+                place = self.document.locate("providers", name, "script")
+                self._try(partial(self._script, provider.script), place)
         toolset = self._toolset()
         self._conditions()
         for name, spec in self.pipeline.agents.items():
@@ -244,7 +179,7 @@ class _Resolution:
                     place = self.document.locate("agents", name, kind)
                     self._try(partial(self.discovery.find, kind, layer), place)
         for name, step in self.pipeline.steps.items():
-            self._try(partial(toolset.get, step.tool), self.document.locate("steps", name, "tool"))
+            self._tool(toolset, step.tool, self.document.locate("steps", name, "tool"))
 
     @property
     def _failed(self) -> bool:
@@ -262,6 +197,13 @@ class _Resolution:
                 for problem in error.problems
             ]
             return None
+
+    def _load(self, registry: ToolRegistry | ConditionRegistry, folder: str) -> bool:
+        """Load every directory of that name; tells whether all went well."""
+        told = len(self.problems)
+        for directory in self.discovery.find_dirs(folder):
+            self._try(partial(registry.load_directory, directory))
+        return len(self.problems) == told
 
     def _resolver(self) -> ProviderResolver:
         configs = {}
@@ -300,8 +242,7 @@ class _Resolution:
 
     def _toolset(self) -> ToolSet:
         registry = ToolRegistry(parent=tool_registry)
-        for directory in self.discovery.find_dirs("tools"):
-            self._try(partial(registry.load_directory, directory))
+        self._tools_complete = self._load(registry, "tools")
         specs = [
             ShellToolSpec(
                 repo=repo,
@@ -325,10 +266,9 @@ class _Resolution:
 
     def _conditions(self) -> ConditionRegistry:
         registry = ConditionRegistry()
-        for directory in self.discovery.find_dirs(self.pipeline.conditions):
-            self._try(partial(registry.load_directory, directory))
+        complete = self._load(registry, self.pipeline.conditions)
         for edge in self.pipeline.graph:
-            if edge.condition:
+            if edge.condition and complete:  # else it may stand in the file that could not be read
                 place = self.document.locate("graph", edge.index, "condition")
                 self._try(partial(registry.get, edge.condition), place)
         return registry
@@ -356,7 +296,7 @@ class _Resolution:
     def _steps(self, toolset: ToolSet) -> Iterator[tuple[str, ResolvedStep]]:
         for name, spec in self.pipeline.steps.items():
             place = self.document.locate("steps", name, "tool")
-            tool = self._try(partial(toolset.get, spec.tool), place)
+            tool = self._tool(toolset, spec.tool, place)
             output = self._output(spec.output, ("steps", name))
             if tool is not None:
                 self.problems += list(self._wrong_arguments(name, spec, tool))
@@ -385,10 +325,18 @@ class _Resolution:
         for name, at in wanted:
             place = self.document.locate(*at)
             known = at[0] == "context_tools" and any(p.location == place for p in self.problems)
-            tool = None if known else self._try(partial(toolset.get, name), place)
+            tool = None if known else self._tool(toolset, name, place)
             if tool is not None:
                 found.setdefault(tool.name, tool)
         return tuple(found.values())
+
+    def _tool(self, toolset: ToolSet, name: str, place: Location) -> Tool | None:
+        """Find a tool; where a file of tools could not be read, a name that is not found may stand in it."""
+        told = len(self.problems)
+        tool = self._try(partial(toolset.get, name), place)
+        if not self._tools_complete:
+            self.problems[told:] = [problem for problem in self.problems[told:] if problem.code != "unknown-tool"]
+        return tool
 
     def _model(self, resolver: ProviderResolver, name: str, spec: AgentSpec) -> ModelRef | None:
         if self.provider is not None and spec.provider is None and self.provider not in self.pipeline.providers:
@@ -446,6 +394,20 @@ class _Resolution:
                     found = check_template(text, known)
                     self.problems += [Problem(p.code, p.message, place, p.hint, p.severity) for p in found]
 
+    def _check_scripts(self, agents: Mapping[str, ResolvedAgent], resolver: ProviderResolver) -> None:
+        """Read the scripts that will be played, and compare them with the agents that they are played for."""
+        from orchestra.agents.script import check_script
+
+        played: dict[str, list[str]] = {}
+        for agent in agents.values():
+            if agent.model.provider.type == "scripted" and agent.model.provider.script is not None:
+                played.setdefault(agent.model.provider.name, []).append(agent.name)
+        for name, players in played.items():
+            provider = agents[players[0]].model.provider
+            script = self._try(partial(resolver.script, provider), self.document.locate("providers", name, "script"))
+            if script is not None:
+                self.problems += check_script(script, players)
+
     def _model_problems(self, agents: Mapping[str, ResolvedAgent], resolver: ProviderResolver) -> Iterator[Problem]:
         """Yield what is missing for a model, once for each provider, at the place of the provider."""
         seen: set[str] = set()
@@ -454,8 +416,10 @@ class _Resolution:
             if name not in seen:
                 seen.add(name)
                 place = self.document.locate("providers", name, key=True)
+                others = ", ".join(sorted(set(self.pipeline.providers) - {name}))
+                other = f"; or take another provider: `--provider NAME` ({others})" if others else ""
                 for problem in resolver.check(agent.model):
-                    yield Problem(problem.code, problem.message, place, problem.hint)
+                    yield Problem(problem.code, problem.message, place, f"{problem.hint or ''}{other}".lstrip("; "))
 
 
 def output_fields(output: OutputSpec | None, extension: Extension) -> tuple[str, ...]:

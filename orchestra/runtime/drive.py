@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import aiosqlite
     from langchain_core.runnables import RunnableConfig
 
-    from orchestra.graph.resolve import ResolvedPipeline
+    from orchestra.graph.resolved import ResolvedPipeline
     from orchestra.runtime.git import GitManager
     from orchestra.runtime.observability import Event
     from orchestra.runtime.workspace import Workspace
@@ -169,7 +169,7 @@ class _Drive:
         )
         started = self._record.checkpoints == 0
         await self._row.set(Status.RUNNING)
-        self._log.emit("session_started" if started else "session_resumed", {"pipeline": self._record.pipeline})
+        self._log.emit("session_started" if started else "session_resumed", self._what_runs())
         for note in self._notes:
             self._log.emit("note", {"text": note})
         try:
@@ -202,6 +202,11 @@ class _Drive:
                     "agent": None,
                 }
             )
+
+    def _what_runs(self) -> dict[str, Any]:
+        """Name the pipeline and its file: a project may put another file behind the name of a shipped pipeline."""
+        settings = self._record.settings
+        return {"pipeline": self._record.pipeline, "file": f"{settings['imports']}/{settings['file']}"}
 
     def _input(self) -> dict[str, Any]:
         state = self._compiler.initial_state(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from orchestra.graph.resolve import ResolvedPipeline
+    from orchestra.graph.resolved import ResolvedPipeline
 
 MAX_BYTES = 1 << 20
 """Of one copied file; prompts and conditions are far smaller."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestra.errors import OrchestraError, PipelineError, SessionError
 from orchestra.graph.loader import load_pipeline
-from orchestra.graph.resolve import ResolvedPipeline, resolve
+from orchestra.graph.resolve import resolve
 from orchestra.runtime.database import create_database
 from orchestra.runtime.drive import OpenSession, SessionResult, drive
 from orchestra.runtime.driver_lock import DriverLock
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from orchestra.graph.project import Project
+    from orchestra.graph.resolved import ResolvedPipeline
     from orchestra.runtime.observability import Event
 
 ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"

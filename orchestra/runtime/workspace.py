@@ -16,7 +16,7 @@ from orchestra.runtime.turns import session_branch
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from orchestra.graph.resolve import ResolvedPipeline
+    from orchestra.graph.resolved import ResolvedPipeline
     from orchestra.runtime.git import GitManager, Place
     from orchestra.runtime.worktree import WorktreeManager
 
