@@ -22,15 +22,17 @@ def demo_command(provider: ProviderOption = None, json: JsonOption = False, quie
 
     Example: orchestra demo
     """
+    provider = provider or "offline"
+    _check(provider)
     repository = make_repository()
-    recorded = provider in (None, "offline")
+    recorded = provider == "offline"
     if not quiet:
         how = "with recorded replies (no model is called)" if recorded else f"with {provider}"
         sys.stderr.write(f"The demo repository is {repository}; its branch {FEATURE} is reviewed {how}.\n\n")
     os.chdir(repository)
     from orchestra.cli.run import run
 
-    result = run("pr-review", provider=provider or "offline", json=json, quiet=quiet)
+    result = run("pr-review", provider=provider, json=json, quiet=quiet)
     if not quiet:
         session = result.record.session_id
         sys.stderr.write(
@@ -42,6 +44,19 @@ def demo_command(provider: ProviderOption = None, json: JsonOption = False, quie
             f"  orchestra demo --provider anthropic  # the same with a real model\n"
             f"  cd your-repo && orchestra run pr-review\n"
         )
+
+
+def _check(provider: str) -> None:
+    """Find a wrong provider or a missing key before anything is made."""
+    from orchestra.errors import PipelineError
+    from orchestra.graph.project import Project, shipped_pipelines
+    from orchestra.graph.resolve import load_and_resolve
+
+    nowhere = Path(tempfile.gettempdir())
+    path = shipped_pipelines()["pr-review"]
+    resolved = load_and_resolve(path, Project(nowhere), provider=provider, repos={"repo": nowhere}, cwd=nowhere)
+    if resolved.model_problems:
+        raise PipelineError.of(resolved.model_problems)
 
 
 def make_repository() -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -42,13 +41,14 @@ def log_command(
 
 def _events(files: SessionFiles, *, json: bool) -> None:
     from orchestra.cli.progress import line_of
+    from orchestra.cli.render import as_json
     from orchestra.runtime.store import read_events
 
     if json:
-        sys.stdout.write(json_module.dumps({"version": EVENTS_VERSION}) + "\n")
+        sys.stdout.write(as_json({"version": EVENTS_VERSION}, indent=None) + "\n")
     for event in read_events(files):
         if json:
-            sys.stdout.write(json_module.dumps(event, ensure_ascii=False) + "\n")
+            sys.stdout.write(as_json(event, indent=None) + "\n")
         else:
             line = line_of(event["time"], event["type"], event["node"], event["turn"], event["payload"], full=True)
             sys.stdout.write(line + "\n")
@@ -59,17 +59,22 @@ def _history(files: SessionFiles) -> str:
     from orchestra.runtime.store import read_checkpoints, read_turns
 
     turns = {(turn["agent"], turn["turn"]): turn for turn in read_turns(files)}
-    lines = []
+    lines: list[str] = []
     inside = 0
+    before: list[str] | None = None
     for row in read_checkpoints(files):
         if row["checkpoint_ns"]:
             inside += 1
             continue
-        what = ", ".join(f"{ended['agent']} (turn {ended['turn']})" for ended in row["ended"]) or "start"
-        lines.append(f"{row['checkpoint_id'][:13]}  {row['created_at'][11:19]}  {what}{_spent(row, turns, inside)}")
+        what = ", ".join(f"{ended['agent']} (turn {ended['turn']})" for ended in row["ended"])
+        if not what and row["next"] == before and not row["changed"]:
+            continue  # LangGraph's own step between two of ours: the same files, the same way on
+        what = what or ("start" if before is None else ", ".join(before))
+        before = row["next"]
+        onward = f"  → {', '.join(row['next'])}" if row["next"] else ""
+        when = f"{row['checkpoint_id'][:13]}  {row['created_at'][11:19]}"
+        lines.append(f"{when}  {what}{_spent(row, turns, inside)}{onward}")
         lines += [f"{'':15}{repo}: {row['repos'][repo][:10]}" for repo in row["changed"]]
-        if row["next"]:
-            lines[-1] += f"  → {', '.join(row['next'])}"
         inside = 0
     return "\n".join(lines) + "\n" if lines else "no checkpoints yet\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -17,6 +18,9 @@ from orchestra.cli.run import run_command
 from orchestra.cli.status import status_command
 from orchestra.errors import OrchestraError
 
+_BROKEN_PIPE = 141
+"""What a shell shows for a process that SIGPIPE ended."""
+
 app = typer.Typer(
     name="orchestra",
     help="Teams of agents over your git repositories, from one YAML file.\n\nTry it without a key: `orchestra demo`",
@@ -25,12 +29,12 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("demo")(demo_command)
-app.command("compile")(compile_command)
-app.command("run")(run_command)
-app.command("resume")(resume_command)
-app.command("status")(status_command)
-app.command("log")(log_command)
+app.command("demo", short_help="Review a demo repository, with no key")(demo_command)
+app.command("compile", short_help="Check a pipeline and show what it means")(compile_command)
+app.command("run", short_help="Run a pipeline over your repositories")(run_command)
+app.command("resume", short_help="Go on with a session")(resume_command)
+app.command("status", short_help="Show the sessions of this project")(status_command)
+app.command("log", short_help="Show a session's checkpoints or events")(log_command)
 
 
 def _version(wanted: bool) -> None:
@@ -65,23 +69,50 @@ def options(
 
 def main() -> None:
     """Run the command line; errors that a user can fix are rendered, bugs leave a report."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the caller: `>&-`
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - open until the end
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(_flush(_run()))
+
+
+def _run() -> int:
     try:
         app()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except OrchestraError as error:
         if os.environ.get("ORCHESTRA_DEBUG"):
             raise
         from orchestra.cli.render import render_problems
 
-        print(render_problems(error.problems), file=sys.stderr)  # noqa: T201 - this is the command line
-        sys.exit(error.exit_code)
+        sys.stderr.write(render_problems(error.problems) + "\n")
+        return error.exit_code
     except BrokenPipeError:
-        # The reader of our output is gone (`| head`); Python must not complain when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        return _BROKEN_PIPE
     except Exception as error:
         if os.environ.get("ORCHESTRA_DEBUG"):
             raise
-        from orchestra.cli.report import report_bug
+        from orchestra.cli.report import report_bug, report_machine
 
+        if isinstance(error, OSError) and report_machine(error):
+            return 1
         report_bug(error)
-        sys.exit(1)
+        return 1
+    return 0
+
+
+def _flush(code: int) -> int:
+    """Write out what is left, while something can still be said about it."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # Python must not complain in its own words when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if isinstance(error, BrokenPipeError):  # the reader is gone (`| head`)
+            return code or _BROKEN_PIPE
+        sys.stderr.write(f"error[output-failed]: standard output can't be written: {error.strerror}\n")
+        return code or 1
+    return code

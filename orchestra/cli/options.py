@@ -33,66 +33,72 @@ InputOption = Annotated[
 ]
 
 
-def read_pairs(given: Sequence[str] | None, option: str) -> dict[str, str]:
-    """Read repeated NAME=VALUE options.
-
-    Raises:
-        PipelineError: One has no `=`, or a name comes twice; all at once.
-    """
-    pairs: dict[str, str] = {}
-    problems = []
-    for text in given or ():
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            problems.append(
-                Problem("bad-option", f"`{option} {text}` has no value", None, f"write `{option} NAME=VALUE`")
-            )
-        elif name in pairs:
-            problems.append(Problem("bad-option", f"`{option} {name}=…` is given twice", None, "give it once"))
-        pairs[name] = value
-    if problems:
-        raise PipelineError.of(problems)
-    return pairs
-
-
 def read_inputs_given(given: Sequence[str] | None) -> dict[str, str]:
     """Read `--input` options, with the files and the standard input that they name.
 
     Raises:
-        PipelineError: A file can't be read, or standard input is asked for twice.
+        PipelineError: With every option that can't be read.
     """
-    pairs = read_pairs(given, "--input")
-    problems = []
+    pairs, problems = _read_pairs(given, "--input")
     from_stdin = [name for name, value in pairs.items() if value == "-"]
     if len(from_stdin) > 1:
         named = " and ".join(map(repr, from_stdin))
-        problems.append(Problem("bad-option", f"standard input can be one input, not {named}", None, "use files"))
+        problems.append(_bad_option(f"standard input can be one input, not {named}", "use files: `NAME=@FILE`"))
     for name, value in pairs.items():
         try:
             if value == "-" and not problems:
-                pairs[name] = sys.stdin.read()
+                pairs[name] = sys.stdin.read() if sys.stdin else ""
             elif value.startswith("@"):
                 pairs[name] = Path(value[1:]).expanduser().read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            problems.append(
-                Problem("bad-option", f"`--input {name}={value}`: {reason}", None, "name a readable text file")
-            )
+            pairs[name].encode()
+        except OSError as error:
+            problems.append(_bad_option(f"`--input {name}={value}`: {error.strerror}", "name a readable file"))
+        except UnicodeError:
+            shown = value.encode("utf-8", "backslashreplace").decode()
+            problems.append(_bad_option(f"`--input {name}={shown}` is not UTF-8 text", "give a text, or a text file"))
     if problems:
         raise PipelineError.of(problems)
     return pairs
 
 
 def read_repos_given(given: Sequence[str] | None) -> dict[str, Path]:
-    """Read `--repo` options."""
-    return {name: Path(value) for name, value in read_pairs(given, "--repo").items()}
+    """Read `--repo` options.
+
+    Raises:
+        PipelineError: With every option that can't be read.
+    """
+    pairs, problems = _read_pairs(given, "--repo")
+    if problems:
+        raise PipelineError.of(problems)
+    return {name: Path(value) for name, value in pairs.items()}
+
+
+def _read_pairs(given: Sequence[str] | None, option: str) -> tuple[dict[str, str], list[Problem]]:
+    """Read repeated NAME=VALUE options."""
+    pairs: dict[str, str] = {}
+    problems = []
+    value_word = "PATH" if option == "--repo" else "VALUE"
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name or (option == "--repo" and not value):
+            what = "value" if name else "name"
+            problems.append(_bad_option(f"`{option} {text}` has no {what}", f"write `{option} NAME={value_word}`"))
+        elif name in pairs:
+            problems.append(_bad_option(f"`{option} {name}=…` is given twice", "give it once"))
+        else:
+            pairs[name] = value
+    return pairs, problems
+
+
+def _bad_option(message: str, hint: str) -> Problem:
+    return Problem("bad-option", message, None, hint)
 
 
 def print_json(document: object) -> None:
     """Print one JSON document on stdout."""
-    import json
+    from orchestra.cli.render import as_json
 
-    sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2, default=str) + "\n")
+    sys.stdout.write(as_json(document) + "\n")
 
 
 def print_warnings(problems: Sequence[Problem]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TextIO
 
-from orchestra.cli.render import escape
+from orchestra.cli.render import as_json, escape, escape_prose
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from orchestra.runtime.drive import SessionResult
     from orchestra.runtime.observability import Event
 
-_QUIET = frozenset({"model_started", "tool_started", "snapshot_taken", "turn_stopped"})
+_QUIET = frozenset({"checkpoint", "model_started", "tool_started", "snapshot_taken", "turn_stopped"})
 """Events that a plain log leaves out: the one that ends the same thing says more."""
 
 
@@ -20,14 +20,18 @@ class Progress:
     """Shows the events of a session on a stream."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+        self._stream: TextIO | None = stream
 
     def show(self, event: Event) -> None:
         """Print an event's line, if it has one."""
-        if event.type not in _QUIET:
-            line = line_of(event.time, event.type, event.node, event.turn, event.payload)
+        if self._stream is None or event.type in _QUIET:
+            return
+        line = line_of(event.time, event.type, event.node, event.turn, event.payload)
+        try:
             self._stream.write(line + "\n")
             self._stream.flush()
+        except OSError:
+            self._stream = None  # nobody reads any more; that is no reason to stop a session
 
     def outputs(self, result: SessionResult) -> str:
         """Return what the agents handed over whose edges lead to END."""
@@ -71,15 +75,17 @@ def line_of(
     if what is None or full:
         details = ", ".join(f"{key} {value}" for key, value in payload.items() if value not in (None, "", [], {}))
         what = f"{kind.replace('_', ' ')} {details}".strip()
-    text = escape(what).replace("\\x0a", " ")
+    text = escape(" ".join(what.splitlines()))
     width = 2000 if full else 160
     text = text if len(text) <= width else f"{text[: width - 1]}…"
     return f"{time[11:19]}  {who:<24}  {text}" if who else f"{time[11:19]}  {text}"
 
 
-def _what(kind: str, payload: Mapping[str, Any]) -> str | None:  # noqa: C901, PLR0911 - a table of kinds
+def _what(kind: str, payload: Mapping[str, Any]) -> str | None:  # noqa: C901, PLR0911, PLR0912 - a table of kinds
     match kind:
-        case "session_started" | "session_resumed" | "session_completed" | "session_paused" | "session_interrupted":
+        case "session_started" | "session_resumed":
+            return f"{kind.replace('_', ' ')}: {payload['pipeline']} ({payload['file']})"
+        case "session_completed" | "session_paused" | "session_interrupted":
             return kind.replace("_", " ")
         case "note":
             return str(payload["text"])
@@ -117,9 +123,5 @@ def _tool(payload: Mapping[str, Any]) -> str:
 
 def _text(value: Any) -> str:
     if isinstance(value, str):
-        text = value
-    else:
-        import json
-
-        text = json.dumps(value, ensure_ascii=False, indent=2)
-    return escape(text, keep_lines=True).replace("\\x09", "\t") + "\n"
+        return escape_prose(value) + "\n"
+    return as_json(value) + "\n"

@@ -16,6 +16,7 @@ _WIDTH = 100
 """Columns of a snippet; a longer line is cut around the caret."""
 _MAX_CARETS = 40
 _WORD = re.compile(r"""\"(?:[^"\\]|\\.)*\"|'[^']*'|[^\s,:\[\]{}"']+""")
+_NOT_ASCII = re.compile(r"[^\n -~]")
 _ESCAPED_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
@@ -43,7 +44,29 @@ def render_problem(problem: Problem) -> str:
 
 def escape(text: str, *, keep_lines: bool = False) -> str:
     """Make control, format and bidirectional characters visible."""
-    return "".join(char if _is_plain(char) or (keep_lines and char == "\n") else _escaped(char) for char in text)
+    return _escape(text, "\n" if keep_lines else "")
+
+
+def escape_prose(text: str) -> str:
+    """Make visible what could steer a terminal; lines, tabs and the joiners of scripts and emoji are kept."""
+    return _escape(text, "\n\t\u200c\u200d")
+
+
+def as_json(document: object, *, indent: int | None = 2) -> str:
+    """Write a JSON document in which nothing can steer a terminal: such characters stand as JSON's own escapes."""
+    import json
+
+    def unit(match: re.Match[str]) -> str:
+        char = match[0]
+        return char if _is_plain(char) else json.dumps(char)[1:-1] if char != "\x7f" else "\\u007f"
+
+    return _NOT_ASCII.sub(unit, json.dumps(document, ensure_ascii=False, indent=indent, default=str))
+
+
+def _escape(text: str, kept: str) -> str:
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(char if _is_plain(char) or char in kept else _escaped(char) for char in text)
 
 
 def _is_plain(char: str) -> bool:

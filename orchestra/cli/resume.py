@@ -28,16 +28,18 @@ def resume_command(
 
     Example: orchestra resume 3f
     """
-    from orchestra.graph.project import find_project
+    from orchestra.graph.root import find_root
     from orchestra.runtime.store import find_session
 
-    project = find_project(Path.cwd())
-    files = find_session(project.root, session)
+    # Not the project itself: a session goes on with its own copy, whatever happened to `orchestra.yaml` since.
+    root = find_root(Path.cwd())
+    files = find_session(root, session)
 
     async def go_on(listener: Callable[[Event], None] | None) -> SessionResult:
+        from orchestra.graph.project import Project
         from orchestra.runtime.session import SessionManager
 
-        return await SessionManager(project, listener).resume(files)
+        return await SessionManager(Project(root), listener).resume(files)
 
     from orchestra.cli.driving import drive
 

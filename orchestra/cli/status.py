@@ -30,7 +30,7 @@ def status_command(
     from orchestra.runtime.store import Status, find_session, list_sessions, read_session
 
     if state is not None and state not in set(Status):
-        hint = did_you_mean(state, [*Status]) or f"one of: {', '.join(Status)}"
+        hint = did_you_mean(state, map(str, Status)) or f"one of: {', '.join(Status)}"
         raise PipelineError(f"there is no state {state!r}", code="unknown-status", hint=hint)
     root = find_root(Path.cwd())
     found = [read_session(find_session(root, session))] if session else list(list_sessions(root))
