@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from orchestra.cli.options import JsonOption, ProviderOption, QuietOption
-
-FEATURE = "feature/backup"
-_IDENTITY = ("-c", "user.name=Orchestra demo", "-c", "user.email=demo@localhost", "-c", "commit.gpgSign=false")
 
 
 def demo_command(provider: ProviderOption = None, json: JsonOption = False, quiet: QuietOption = False) -> None:
@@ -24,6 +19,8 @@ def demo_command(provider: ProviderOption = None, json: JsonOption = False, quie
     """
     provider = provider or "offline"
     _check(provider)
+    from orchestra.runtime.demo_repository import FEATURE
+
     repository = make_repository()
     recorded = provider == "offline"
     if not quiet:
@@ -60,26 +57,12 @@ def _check(provider: str) -> None:
 
 
 def make_repository() -> Path:
-    """Make the demo's repository in a temporary directory: a main branch, and a feature branch that is checked out."""
+    """Make the demo's repository in a temporary directory."""
+    import asyncio
+
     from orchestra.graph.project import shipped_pipelines
+    from orchestra.runtime.demo_repository import make_demo_repository
 
-    files = shipped_pipelines()["pr-review"].parent / "demo"
     top = Path(tempfile.mkdtemp(prefix="orchestra-demo-"))
-    _git(top, "init", "--quiet", "--initial-branch=main", "--template=")
-    shutil.copytree(files / "main", top, dirs_exist_ok=True)
-    _commit(top, "An address book")
-    _git(top, "switch", "--quiet", "--create", FEATURE)
-    shutil.copytree(files / "feature", top, dirs_exist_ok=True)
-    _commit(top, "Back up the address book, find people by name")
+    asyncio.run(make_demo_repository(shipped_pipelines()["pr-review"].parent / "demo", top))
     return top
-
-
-def _commit(top: Path, message: str) -> None:
-    _git(top, "add", "--all")
-    _git(top, *_IDENTITY, "commit", "--quiet", "--no-verify", "--message", message)
-
-
-def _git(top: Path, *args: str) -> None:
-    """Run git in the demo's own repository, whatever the environment says."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    subprocess.run(["git", "-C", str(top), "-c", "core.hooksPath=/dev/null", *args], check=True, env=env)

@@ -12,6 +12,7 @@ import typer
 
 from orchestra.cli.options import print_json
 from orchestra.cli.progress import Progress
+from orchestra.errors import OrchestraError
 from orchestra.runtime.store import Status
 
 if TYPE_CHECKING:
@@ -35,7 +36,19 @@ def drive(
     """
     progress = Progress(sys.stderr)
     caught: list[int] = []
-    result = asyncio.run(_interruptible(work(None if quiet else progress.show), caught))
+    try:
+        result = asyncio.run(_interruptible(work(None if quiet else progress.show), caught))
+    except asyncio.CancelledError:
+        # Before there was anything to resume.
+        if json:
+            print_json(failed_document(Status.INTERRUPTED, "interrupted", "stopped before the session was started"))
+        raise typer.Exit(128 + (caught[0] if caught else signal.SIGINT)) from None
+    except Exception as error:
+        kind = error.code if isinstance(error, OrchestraError) else "internal-error"
+        started = not isinstance(error, OrchestraError) or error.exit_code == 1
+        if json and started:  # stdout is one document, also when the session fails (DESIGN §8)
+            print_json(failed_document(Status.FAILED, kind, str(error) or type(error).__name__))
+        raise
     if json:
         print_json(result.as_json())
     else:
@@ -49,6 +62,24 @@ def drive(
     if code := EXIT_CODES.get(result.record.status, 1):
         raise typer.Exit(code)
     return result
+
+
+def failed_document(status: Status, code: str, message: str) -> dict[str, object]:
+    """Return the JSON object of a session that ended before it had a result of its own."""
+    usage = {"input_tokens": 0, "output_tokens": 0, "model_calls": 0, "cost_usd": 0.0}
+    return {
+        "session_id": None,
+        "status": str(status),
+        "pipeline": None,
+        "agent_outputs": {},
+        "branches": {},
+        "commits": {},
+        "checkpoints": 0,
+        "usage": usage,
+        "conflicts": [],
+        "waiting_for": None,
+        "error": {"code": code, "message": message, "agent": None},
+    }
 
 
 async def _interruptible(work: Coroutine[None, None, SessionResult], caught: list[int]) -> SessionResult:
@@ -67,9 +98,6 @@ async def _interruptible(work: Coroutine[None, None, SessionResult], caught: lis
         loop.add_signal_handler(number, stop, int(number))
     try:
         return await task
-    except asyncio.CancelledError:
-        # Before there was anything to resume.
-        raise typer.Exit(128 + caught[0]) from None
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)

@@ -56,6 +56,7 @@ def _events(files: SessionFiles, *, json: bool) -> None:
 
 def _history(files: SessionFiles) -> str:
     """Render the checkpoints between turns, as `git log --oneline` does; those inside a turn are counted."""
+    from orchestra.cli.render import escape
     from orchestra.runtime.store import read_checkpoints, read_turns
 
     turns = {(turn["agent"], turn["turn"]): turn for turn in read_turns(files)}
@@ -76,7 +77,7 @@ def _history(files: SessionFiles) -> str:
         lines.append(f"{when}  {what}{_spent(row, turns, inside)}{onward}")
         lines += [f"{'':15}{repo}: {row['repos'][repo][:10]}" for repo in row["changed"]]
         inside = 0
-    return "\n".join(lines) + "\n" if lines else "no checkpoints yet\n"
+    return "".join(f"{escape(line)}\n" for line in lines) or "no checkpoints yet\n"
 
 
 def _spent(row: dict[str, Any], turns: dict[tuple[str, int], dict[str, Any]], inside: int) -> str:

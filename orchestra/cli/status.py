@@ -59,9 +59,13 @@ def _table(records: list[SessionRecord]) -> str:
         )
         for record in records
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    from orchestra.cli.render import escape
+
+    # A database may lie in a repository of someone else: nothing in it may steer the terminal.
+    shown = [[escape(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     return "".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n" for row in rows
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n" for row in shown
     )
 
 
@@ -69,19 +73,20 @@ def _details(record: SessionRecord) -> str:
     from orchestra.cli.render import escape
 
     lines = [
-        f"session   {record.session_id}",
-        f"pipeline  {record.pipeline}",
+        f"session   {escape(record.session_id)}",
+        f"pipeline  {escape(record.pipeline)}",
         f"status    {record.status}",
-        f"started   {record.created_at[:19].replace('T', ' ')} UTC",
+        f"started   {escape(record.created_at[:19].replace('T', ' '))} UTC",
         f"tokens    {record.usage['input_tokens']:,} in, {record.usage['output_tokens']:,} out, {_cost(record)}",
     ]
     for name, repo in record.workspace.items():
-        lines.append(f"repo      {name}: {repo['path']}" + (f", branch {repo['branch']}" if repo["branch"] else ""))
+        branch = f", branch {repo['branch']}" if repo["branch"] else ""
+        lines.append(escape(f"repo      {name}: {repo['path']}{branch}"))
     if record.error:
         lines.append(f"error     {record.error['code']}: {escape(record.error['message'], keep_lines=True)}")
     if record.waiting_for:
         lines.append(f"waits     {record.waiting_for['agent']}: {escape(record.waiting_for['text'], keep_lines=True)}")
-    lines.append(f"next      {_next(record)}")
+    lines.append(escape(f"next      {_next(record)}"))
     return "\n".join(lines) + "\n"
 
 

@@ -13,7 +13,7 @@ from orchestra.agents.context import SESSION_SLOT, TurnFailed, newest_snapshot
 from orchestra.agents.harness import AgentHarness
 from orchestra.agents.outputs import InvalidOutputError
 from orchestra.graph.briefing import briefing
-from orchestra.graph.resolve import output_fields
+from orchestra.graph.extension import output_fields
 from orchestra.prompts.composer import render_template
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from langchain_core.runnables import RunnableConfig
 
-    from orchestra.agents.context import Snapshot, Turn
+    from orchestra.agents.context import Turn
     from orchestra.agents.harness import TurnResult
     from orchestra.graph.resolved import ResolvedAgent, ResolvedPipeline, ResolvedStep
     from orchestra.tools.registry import ToolResult
@@ -32,8 +32,7 @@ class Outcome:
     """What a turn gives back to the graph."""
 
     update: dict[str, Any]
-    commit_message: str | None = None
-    snapshot: Snapshot = field(default_factory=dict)
+    commit_messages: dict[str, str] = field(default_factory=dict)
 
 
 class AgentBody:
@@ -52,7 +51,6 @@ class AgentBody:
             output=agent.output,
             max_calls=agent.spec.max_calls,
         )
-        self.reads = agent.reads
         self.worktrees = agent.worktrees
         self.writes = agent.writes
 
@@ -65,7 +63,7 @@ class AgentBody:
         output = self._settled(result, state) if spec.mode == "interactive" else result.output
         message = AIMessage(result.text or _as_text(output), name=name, id=f"{name}-{turn.number}")
         update = {"agent_outputs": {name: output}, "messages": [message], **_own_fields(output, self._fields)}
-        return Outcome(update, result.commit_message, result.snapshot)
+        return Outcome(update, result.commit_messages)
 
     def _settled(self, result: TurnResult, state: Mapping[str, Any]) -> dict[str, Any]:
         """End an interactive turn without a person at hand: with the first answer, or by waiting for one."""
@@ -83,7 +81,6 @@ class StepBody:
         self._step = step
         self._pipeline = pipeline
         self._fields = output_fields(step.output, pipeline.extension)
-        self.reads = step.reads
         self.worktrees = step.worktrees
         self.writes = step.writes
 

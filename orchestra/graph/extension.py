@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
+    from orchestra.agents.outputs import OutputSpec
     from orchestra.errors import Location
     from orchestra.graph.parallel import Parallelism
 
@@ -130,3 +131,9 @@ def check_reducers(
                 )
             )
     return problems
+
+
+def output_fields(output: OutputSpec | None, extension: Extension) -> tuple[str, ...]:
+    """Return the fields of the extension that an output of this form writes: properties of the same name."""
+    properties = output.schema.get("properties", {}) if output is not None else {}
+    return tuple(name for name in extension.annotations if name in properties)

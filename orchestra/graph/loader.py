@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestra.graph.project import Project
-    from orchestra.graph.schema import ProjectSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +64,22 @@ def read_pipeline(
     document, problems = parse_document(path, text)
     reading = Reading(document)
     reading.problems.extend(problems)
-    pipeline = _read_pipeline(reading, project.spec if project is not None else None)
+    pipeline = _read_pipeline(reading, project)
     return pipeline, document, sort_problems(reading.problems)
 
 
-def _read_pipeline(reading: Reading, defaults: ProjectSpec | None) -> Pipeline | None:
+def _read_pipeline(reading: Reading, project: Project | None) -> Pipeline | None:
     values = read_fields(Pipeline, reading.cursor, extra=_MISPLACED)
     if isinstance(values, Wrong):
         return None
     providers: Providers = values.pop("providers", Providers())
     limits: dict[str, Any] = values.pop("limits", {})
-    if defaults is not None:
-        providers = providers.over(defaults.providers)
-        limits = {**defaults.limits, **limits}
+    if project is not None:
+        below = project.spec.providers
+        if project.only_adds:
+            below = Providers(None, {name: spec for name, spec in below.specs.items() if name not in providers.specs})
+        providers = providers.over(below)
+        limits = {**project.spec.limits, **limits}
     workspace: Workspace = values.pop("workspace", Workspace())
     if not workspace.repos:
         workspace = replace(workspace, repos={IMPLICIT_REPO: RepoSpec()})

@@ -48,8 +48,6 @@ class GraphContext:
 class Body(Protocol):
     """What a node does in its turn: an agent or a step."""
 
-    reads: tuple[str, ...]
-    """Repos that the node reads."""
     worktrees: tuple[str, ...]
     """Repos in which it needs a worktree."""
     writes: tuple[str, ...]
@@ -67,12 +65,8 @@ class Result(Protocol):
         """The state's update: `agent_outputs`, `messages`, fields of the extension."""
 
     @property
-    def commit_message(self) -> str | None:
-        """What the agent wants its commit to say."""
-
-    @property
-    def snapshot(self) -> dict[str, Any]:
-        """The snapshots taken inside the turn."""
+    def commit_messages(self) -> Mapping[str, str]:
+        """Repo → what the agent wants its commit there to say."""
 
 
 def lower(
@@ -172,7 +166,7 @@ class TurnNode:
     async def _turn(self, state: dict[str, Any], turn: Turn, config: RunnableConfig) -> Command[Any]:
         result = await self._body(state, turn, config)
         update = dict(result.update)
-        update["snapshot"] = await turn.finish(result.commit_message, result.snapshot)
+        update["snapshot"] = await turn.finish(result.commit_messages)
         update["turns"] = {self._name: turn.number}
         update["ended"] = [{"agent": self._name, "turn": turn.number}]
         update["clock"] = datetime.now(UTC).isoformat(timespec="microseconds")
@@ -191,7 +185,6 @@ class TurnNode:
             node=self._name,
             number=number,
             attempt=attempt if turn == number else 1,
-            reads=self._body.reads,
             worktrees=self._body.worktrees,
             writes=self._body.writes,
             snapshot=state.get("snapshot", {}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from orchestra.documents import Document, parse_document
@@ -29,10 +29,22 @@ class Project:
     spec: ProjectSpec = field(default_factory=ProjectSpec)
     document: Document | None = None
     """The `orchestra.yaml`; None where there is none."""
+    only_adds: bool = False
+    """Whether it may add providers, but neither change those of the pipeline nor bring files: see `for_shipped`."""
+
+    def for_shipped(self) -> Project:
+        """Return the project as a shipped pipeline sees it.
+
+        Shipped pipelines are run on repositories of others. Their `orchestra.yaml` must not bring code into one, nor
+        send a key of the user to another server.
+        """
+        return replace(self, only_adds=True)
 
     @property
     def search_paths(self) -> tuple[Path, ...]:
         """Where files are looked for after the pipeline's own directory, absolute."""
+        if self.only_adds:
+            return ()
         return tuple((self.root / path).resolve() for path in self.spec.paths)
 
     def find_pipeline(self, name_or_path: str, cwd: Path) -> Path:
@@ -95,6 +107,11 @@ def find_project(start: Path) -> Project:
     """
     root = find_root(start)
     return read_project(root) if (root / PROJECT_FILE).is_file() else Project(root)
+
+
+def is_shipped(path: Path) -> bool:
+    """Tell whether a file is one of the pipelines that come with Orchestra."""
+    return path in shipped_pipelines().values()
 
 
 def shipped_pipelines() -> dict[str, Path]:

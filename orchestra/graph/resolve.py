@@ -6,14 +6,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from orchestra.agents.providers import ModelRef, ProviderConfig, ProviderResolver
+from orchestra.agents.providers import ModelRef, ProviderResolver
 from orchestra.errors import PipelineError, Problem, did_you_mean, sort_problems
 from orchestra.graph.checks import check_topology, parallel_write_warnings
 from orchestra.graph.conditions import ConditionRegistry
-from orchestra.graph.extension import RESERVED, Extension, check_reducers, load_extension
+from orchestra.graph.extension import RESERVED, Extension, check_reducers, load_extension, output_fields
 from orchestra.graph.loader import read_pipeline
+from orchestra.graph.models import model_problems, played_from_scripts, provider_config
 from orchestra.graph.notyet import not_yet
 from orchestra.graph.parallel import Parallelism, find_parallelism
+from orchestra.graph.project import is_shipped
 from orchestra.graph.repos import RepoPaths
 from orchestra.graph.resolved import Node, ResolvedAgent, ResolvedPipeline, ResolvedStep
 from orchestra.graph.topology import analyse
@@ -79,6 +81,8 @@ def load_and_resolve(
     Raises:
         PipelineError: With every problem found.
     """
+    if is_shipped(path):
+        project = project.for_shipped()
     pipeline, document, problems = read_pipeline(path, project=project)
     if pipeline is None:
         raise PipelineError.of(problems)
@@ -159,7 +163,7 @@ class _Resolution:
             warnings=tuple(sort_problems(self.problems)),
             model_problems=(
                 *(self.repo_paths.missing if self.repo_paths else ()),
-                *self._model_problems(agents, resolver),
+                *model_problems(self.pipeline, self.document, agents, resolver),
             ),
         )
 
@@ -208,20 +212,9 @@ class _Resolution:
     def _resolver(self) -> ProviderResolver:
         configs = {}
         for name, spec in self.pipeline.providers.items():
-            script = spec.script
             place = self.document.locate("providers", name, "script")
-            found = self._try(partial(self._script, script), place) if script else None
-            configs[name] = ProviderConfig(
-                name=name,
-                type=spec.type or name,
-                models=spec.models,
-                api_base=spec.api_base,
-                api_key_env=spec.api_key_env,
-                max_tokens=spec.max_tokens,
-                timeout=spec.timeout,
-                options=spec.options,
-                script=found,
-            )
+            script = self._try(partial(self._script, spec.script), place) if spec.script else None
+            configs[name] = provider_config(name, spec, script)
         default = self.provider or self.pipeline.default_provider
         if self.provider and self.provider not in configs:
             known = ", ".join(sorted(configs)) or "none"
@@ -398,34 +391,11 @@ class _Resolution:
         """Read the scripts that will be played, and compare them with the agents that they are played for."""
         from orchestra.agents.script import check_script
 
-        played: dict[str, list[str]] = {}
-        for agent in agents.values():
-            if agent.model.provider.type == "scripted" and agent.model.provider.script is not None:
-                played.setdefault(agent.model.provider.name, []).append(agent.name)
-        for name, players in played.items():
+        for name, players in played_from_scripts(agents).items():
             provider = agents[players[0]].model.provider
             script = self._try(partial(resolver.script, provider), self.document.locate("providers", name, "script"))
             if script is not None:
                 self.problems += check_script(script, players)
-
-    def _model_problems(self, agents: Mapping[str, ResolvedAgent], resolver: ProviderResolver) -> Iterator[Problem]:
-        """Yield what is missing for a model, once for each provider, at the place of the provider."""
-        seen: set[str] = set()
-        for agent in agents.values():
-            name = agent.model.provider.name
-            if name not in seen:
-                seen.add(name)
-                place = self.document.locate("providers", name, key=True)
-                others = ", ".join(sorted(set(self.pipeline.providers) - {name}))
-                other = f"; or take another provider: `--provider NAME` ({others})" if others else ""
-                for problem in resolver.check(agent.model):
-                    yield Problem(problem.code, problem.message, place, f"{problem.hint or ''}{other}".lstrip("; "))
-
-
-def output_fields(output: OutputSpec | None, extension: Extension) -> tuple[str, ...]:
-    """Return the fields of the extension that an output of this form writes: properties of the same name."""
-    properties = output.schema.get("properties", {}) if output is not None else {}
-    return tuple(name for name in extension.annotations if name in properties)
 
 
 def templates_in(value: Any) -> Iterator[str]:

@@ -1,0 +1,60 @@
+"""The models of a pipeline: its providers as plain values, and what keeps them from being used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestra.agents.providers import ProviderConfig, ProviderResolver
+from orchestra.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from orchestra.documents import Document
+    from orchestra.graph.resolved import ResolvedAgent
+    from orchestra.graph.schema import Pipeline, ProviderSpec
+
+
+def provider_config(name: str, spec: ProviderSpec, script: Path | None) -> ProviderConfig:
+    """Translate a provider's section into plain arguments.
+
+    Args:
+        name: The provider's name.
+        spec: Its section.
+        script: The file of its script, where it has one.
+    """
+    return ProviderConfig(
+        name=name,
+        type=spec.type or name,
+        models=spec.models,
+        api_base=spec.api_base,
+        api_key_env=spec.api_key_env,
+        max_tokens=spec.max_tokens,
+        timeout=spec.timeout,
+        options=spec.options,
+        script=script,
+    )
+
+
+def played_from_scripts(agents: Mapping[str, ResolvedAgent]) -> dict[str, list[str]]:
+    """Return for each scripted provider the agents that are played from its script."""
+    played: dict[str, list[str]] = {}
+    for agent in agents.values():
+        provider = agent.model.provider
+        if provider.type == "scripted" and provider.script is not None:
+            played.setdefault(provider.name, []).append(agent.name)
+    return played
+
+
+def model_problems(
+    pipeline: Pipeline, document: Document, agents: Mapping[str, ResolvedAgent], resolver: ProviderResolver
+) -> Iterator[Problem]:
+    """Yield what is missing for a model, once for each provider, at the place of the provider."""
+    first = {agent.model.provider.name: agent.model for agent in reversed(list(agents.values()))}
+    for name in dict.fromkeys(agent.model.provider.name for agent in agents.values()):
+        place = document.locate("providers", name, key=True)
+        others = ", ".join(sorted(set(pipeline.providers) - {name}))
+        other = f"; or take another provider: `--provider NAME` ({others})" if others else ""
+        for problem in resolver.check(first[name]):
+            yield Problem(problem.code, problem.message, place, f"{problem.hint or ''}{other}".lstrip("; "))
