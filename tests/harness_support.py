@@ -62,8 +62,8 @@ class RecordingTurn:
     def of(self, type: str) -> list[dict[str, Any]]:  # noqa: A002
         return [event for event in self.events if event["type"] == type]
 
-    async def after_tool(self, tool: str, writes: bool) -> Snapshot:
-        assert writes, tool
+    async def after_tool(self) -> Snapshot:
+        tool = self.of("tool_ended")[-1]["tool"]
         self.snapshots += 1
         return {"_session": {"repo": {"commit": f"after {tool}", "n": self.snapshots}}}
 
@@ -74,8 +74,8 @@ class RecordingTurn:
         self.failures.append(error)
         return len(self.failures) <= self.patience
 
-    async def finish(self, message: str | None, snapshot: Snapshot) -> Snapshot:
-        raise AssertionError((message, snapshot))
+    async def finish(self, messages: Mapping[str, str]) -> Snapshot:
+        raise AssertionError(messages)
 
     async def failed(self, error: TurnFailed) -> bool:
         raise AssertionError(error)

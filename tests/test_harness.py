@@ -114,12 +114,24 @@ async def test_the_last_git_commit_call_names_the_commit(tmp_path: Path) -> None
     commits = [{"name": "repo:git-commit", "args": {"message": text}} for text in ("one", "two")]
     broken = {"name": "repo:git-commit", "args": {"note": "no message"}}
     replies: list[dict[str, Any]] = [{"tools": commits}, {"tools": [broken]}, {"text": "ok"}]
-    assert (await run(make_harness(tmp_path, [replies], tools=(tool,)))).commit_message == "two"
+    assert (await run(make_harness(tmp_path, [replies], tools=(tool,)))).commit_messages == {"repo": "two"}
 
 
-async def test_an_empty_answer_fails_the_turn(tmp_path: Path) -> None:
-    error = await failure(make_harness(tmp_path, [[{"text": "  "}]]))
-    assert (error.code, error.retry) == ("empty-answer", "restart")
+async def test_each_repo_has_the_message_of_its_own_git_commit_call(tmp_path: Path) -> None:
+    schema = {"type": "object", "properties": {"message": {"type": "string"}}, "required": ["message"]}
+    made = [make_tool(f"{repo}:git-commit", lambda _: asyncio.sleep(0, "ok")) for repo in ("x", "y", "z")]
+    tools = tuple(type(tool)(tool.name, tool.description, schema, tool.run) for tool in made)
+    commits = [{"name": f"{repo}:git-commit", "args": {"message": f"in {repo}"}} for repo in ("x", "y")]
+    replies: list[dict[str, Any]] = [{"tools": commits}, {"text": "ok"}]
+    result = await run(make_harness(tmp_path, [replies], tools=tools))
+    assert result.commit_messages == {"x": "in x", "y": "in y"}
+
+
+async def test_an_empty_answer_is_kept_with_a_warning(tmp_path: Path) -> None:
+    turn = RecordingTurn()
+    result = await run(make_harness(tmp_path, [[{"text": ""}]]), turn=turn)
+    assert result.output == ""
+    assert [event["code"] for event in turn.of("warning")] == ["empty-answer"]
 
 
 async def test_an_answer_cut_at_the_limit_is_kept_with_a_warning(tmp_path: Path) -> None:
@@ -406,7 +418,7 @@ def with_replies(harness: AgentHarness, *replies: AIMessage) -> AgentHarness:
 
     class Played(ScriptedChatModel):
         def _message(self, reply: Any, messages: list[Any], bound: dict[str, Any]) -> AIMessage:
-            return replies[sum(isinstance(message, AIMessage) for message in messages)].model_copy(deep=True)
+            return replies[sum(isinstance(message, AIMessage) for message in messages)].model_copy()
 
         def _reply(self, messages: list[Any]) -> Any:
             return self.script.agents["fixer"][0][0]
@@ -435,6 +447,48 @@ async def test_malformed_arguments_are_a_message_to_the_model(tmp_path: Path) ->
     assert result.output == "ok"
     assert "not valid JSON" in result.messages[2].text
     assert "repo__echo" in result.messages[2].text
+
+
+def nested(levels: int) -> dict[str, Any]:
+    value: dict[str, Any] = {"text": "x"}
+    for _ in range(levels - 1):
+        value = {"text": value}
+    return value
+
+
+@pytest.mark.parametrize("levels", [101, 600, 5_000])
+async def test_a_call_nested_too_deep_is_a_message_to_the_model(tmp_path: Path, levels: int) -> None:
+    args = nested(levels)
+    content: Any = [{"type": "tool_use", "id": "c1", "name": "repo__echo", "input": args}]
+    deep = AIMessage(
+        content,
+        tool_calls=[{"name": "repo__echo", "args": args, "id": "c1"}],
+        response_metadata={"finish_reason": "tool_calls"},
+    )
+    async with AsyncSqliteSaver.from_conn_string(":memory:") as saver:
+        harness = with_replies(make_harness(tmp_path, [[{"text": "x"}]], tools=(echo_tool(),)), deep, DONE)
+        graph = make_graph(harness, RecordingTurn(), saver)
+        state = await graph.ainvoke({"calls": 0}, {"configurable": {"thread_id": "t"}}, durability="sync")
+    assert state["output"] == "ok"
+
+
+async def test_the_answer_to_a_call_nested_too_deep_names_the_depth(tmp_path: Path) -> None:
+    calls: Any = [{"name": "repo__echo", "args": nested(levels), "id": f"c{levels}"} for levels in (101, 1)]
+    deep = AIMessage("", tool_calls=calls, response_metadata={"finish_reason": "tool_calls"})
+    result = await run(with_replies(make_harness(tmp_path, [[{"text": "x"}]], tools=(echo_tool(),)), deep, DONE))
+    answers = {item.tool_call_id: item.text for item in result.messages if isinstance(item, ToolMessage)}
+    assert "nested more than 100 levels deep" in answers["c101"]
+    assert answers["c1"] == "echo x"
+
+
+@pytest.mark.parametrize("levels", [101, 600, 900])
+async def test_an_output_nested_too_deep_is_repaired(tmp_path: Path, levels: int) -> None:
+    deep = AIMessage("[" * levels + "]" * levels, response_metadata={"finish_reason": "stop"})
+    good = AIMessage("[1]", response_metadata={"finish_reason": "stop"})
+    spec = OutputSpec.from_schema({"type": "array"})
+    result = await run(with_replies(make_harness(tmp_path, [[{"text": "x"}]], output=spec), deep, good))
+    assert result.output == [1]
+    assert "nested more than 100 levels" in result.messages[2].text
 
 
 async def test_calls_that_share_an_id_are_told_apart(tmp_path: Path) -> None:
@@ -547,8 +601,9 @@ async def test_a_further_attempt_starts_the_turn_anew_also_on_resume(tmp_path: P
     config = {"configurable": {"thread_id": "t"}}
     async with AsyncSqliteSaver.from_conn_string(":memory:") as saver:
         (tmp_path / "second").mkdir()
-        graph = make_graph(make_harness(tmp_path, [[{"text": " "}]]), turn, saver)
-        with pytest.raises(TurnFailed, match="without an answer"):
+        tool_call: dict[str, Any] = {"tools": [{"name": "read", "args": {}}]}
+        graph = make_graph(make_harness(tmp_path, [[tool_call, {"text": "late"}]], max_calls=1), turn, saver)
+        with pytest.raises(TurnFailed, match="1 model calls"):
             await graph.ainvoke({"calls": 0}, config, durability="sync")
         turn.attempt = 2
         graph = make_graph(make_harness(tmp_path / "second", [[{"text": "better"}]]), turn, saver)

@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestra.agents.calls import Backoff, is_retryable, retry_after
+from orchestra.agents.clients import _arguments
 from orchestra.agents.context import TurnFailed
 from orchestra.agents.harness import AgentHarness
 from orchestra.agents.integrations import INTEGRATIONS
 from orchestra.agents.outputs import OutputSpec
 from orchestra.agents.providers import KNOWN_TYPES, ModelRef, ProviderConfig, ProviderResolver
-from orchestra.agents.usage import Usage
+from orchestra.agents.usage import Usage, price_known
 from orchestra.errors import PipelineError
 from orchestra.prompts.composer import ComposedPrompt
 from orchestra.testing import write_script
+from orchestra.tools.output import redact
 from tests.harness_support import RecordingTurn, echo_tool
 
 if TYPE_CHECKING:
@@ -211,8 +213,135 @@ def test_keys_are_taken_out_of_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", "open-sesame-1")
     config = ProviderConfig("mine", "openai", api_key_env="MY_KEY", options={"api_key": "other-key-2"})
     text = resolver(config).redact("401: open-sesame-1 other-key-2 sk-proj-abcdef123456")
-    assert text == "401: *** *** sk-***"
+    assert text == "401: [MY_KEY] [api_key] sk-***"
     assert "other-key-2" not in repr(config)
+
+
+def test_tools_and_providers_take_the_same_out_of_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_TOKEN", "canary-of-github")
+    monkeypatch.setenv("SOME_TOKEN", "canary-of")
+    text = "canary-of-github canary-of gsk-abcdef123456 ghp_" + 36 * "a"
+    assert resolver(ANTHROPIC).redact(text) == redact(text) == "[GITHUB_TOKEN] [SOME_TOKEN] gsk-*** ghp_***"
+
+
+# Where keys travel
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"base_url": "https://evil.example"},
+        {"openai_api_base": "https://evil.example"},
+        {"azure_endpoint": "https://evil.example"},
+        {"anthropic_api_url": "https://evil.example"},
+        {"endpoint-url": "https://evil.example"},
+        {"client_options": {"api_endpoint": "evil.example"}},
+        {"model_kwargs": {"fallbacks": [{"api_base": "https://evil.example"}]}},
+    ],
+)
+def test_an_address_among_the_options_is_refused(monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "x")
+    [(code, message, hint)] = problems(ProviderConfig("openai", "openai", options=options))
+    assert (code, hint) == ("bad-option", "write api_base under the provider")
+    assert "is an address" in message
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"openai_proxy": "http://evil.example"},
+        {"http_client": "x"},
+        {"client_args": {"proxy": "http://evil.example"}},
+        {"location": "evil.example/#"},
+        {"api_key": None},
+        {"openai_api_key": ""},
+    ],
+)
+def test_options_that_send_a_key_elsewhere_are_refused(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "x")
+    assert [code for code, *_ in problems(ProviderConfig("openai", "openai", options=options))] == ["bad-option"]
+
+
+def test_headers_and_other_options_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "x")
+    options = {
+        "default_headers": {"HTTP-Referer": "https://me.example", "url": "https://me.example"},
+        "extra_body": {"endpoint": "x"},
+        "service_tier": "flex",
+        "temperature": 0,
+        "max_tokens": 5,
+        "region": "us-east-1",
+    }
+    assert not problems(ProviderConfig("openai", "openai", options=options))
+
+
+@pytest.mark.parametrize("kind", ["langsmith", "litellm", "bedrock", "azure_ai"])
+def test_a_type_whose_key_is_unknown_takes_no_server_of_ones_own(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setenv("MY_KEY", "x")
+    config = ProviderConfig("mine", kind, api_base="https://evil.example/v1", api_key_env="MY_KEY")
+    code, message, hint = problems(config)[0]
+    assert (code, f"the type {kind!r} takes no `api_base`" in message) == ("bad-option", True)
+    assert "`type: openai`" in str(hint)
+
+
+def test_a_type_whose_key_is_unknown_takes_its_usual_server() -> None:
+    assert not problems(ProviderConfig("mine", "langsmith", api_base="https://eu.gateway.smith.langchain.com/v1"))
+
+
+@pytest.mark.parametrize("host", ["evil.westeurope.cloudapp.azure.com", "azure.com"])
+def test_machines_rented_at_azure_are_not_azure(host: str) -> None:
+    assert ProviderConfig("azure", "azure_openai", api_base=f"https://{host}/openai").is_own_server
+
+
+@pytest.mark.parametrize("domain", ["openai.azure.com", "cognitiveservices.azure.com", "services.ai.azure.com"])
+def test_azures_own_servers_get_the_usual_key(domain: str) -> None:
+    config = ProviderConfig("azure", "azure_openai", api_base=f"https://mine.{domain}")
+    assert config.key_variable == "AZURE_OPENAI_API_KEY"
+
+
+def test_azures_address_is_its_endpoint_and_no_token_travels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_OPENAI_AD_TOKEN", "very-secret-token")
+    monkeypatch.setenv("OPENAI_API_VERSION", "2024-10-21")
+    model = build(ProviderConfig("azure", "azure_openai", api_base="https://gateway.example"))
+    assert str(model.root_async_client.base_url).startswith("https://gateway.example/openai/")
+    assert (model.azure_ad_token, model.openai_api_key.get_secret_value()) == (None, "none")
+
+
+def test_ollama_sends_no_key_to_a_server_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ProviderConfig("o", "ollama", api_base="http://box:11434", options={"client_kwargs": {"verify": False}})
+    headers = {"Authorization": "Bearer none"}
+    assert _arguments(ModelRef(config, "m"))["client_kwargs"] == {"verify": False, "headers": headers}
+    monkeypatch.setenv("MY_KEY", "k")
+    keyed = ProviderConfig("o", "ollama", api_base="http://box:11434", api_key_env="MY_KEY")
+    assert _arguments(ModelRef(keyed, "m"))["client_kwargs"] == {"headers": {"Authorization": "Bearer k"}}
+
+
+def test_a_client_that_found_a_key_itself_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-not-for-strangers")
+    monkeypatch.setattr("orchestra.agents.clients._credentials", lambda _: {})
+    with pytest.raises(PipelineError, match="would send a key of the environment") as caught:
+        build(ROUTER)
+    assert (caught.value.code, "strangers" in caught.value.message) == ("bad-option", False)
+
+
+# Prices
+
+
+@pytest.mark.parametrize(
+    ("config", "model", "known"),
+    [
+        (ANTHROPIC, "claude-sonnet-4-5", True),
+        (ANTHROPIC, "nobody-knows-it", False),
+        (ROUTER, "gpt-4o", False),
+        (ProviderConfig("router", "openai", api_base="https://openrouter.ai/api/v1"), "openai/gpt-4o", True),
+        (ProviderConfig("local", "ollama"), "anything", True),
+        (ProviderConfig("mine", "litellm"), "gpt-4o", False),
+    ],
+)
+def test_it_is_known_which_models_are_priced(config: ProviderConfig, model: str, known: bool) -> None:
+    assert price_known(ModelRef(config, model)) is known
 
 
 def test_no_tool_call_is_forced_since_models_that_always_think_refuse_that(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,6 +461,17 @@ async def test_a_real_client_streams_tools_and_usage(monkeypatch: pytest.MonkeyP
     assert (body["stream"], body["max_tokens"], body["tools"][0]["function"]["name"]) == (True, 50, "repo__echo")
     assert [event["input_tokens"] for event in turn.of("model_ended")] == [9, 9]
     assert turn.of("model_ended")[0]["cost_usd"] is None
+
+
+@pytest.mark.parametrize("levels", [600, 5_000])
+async def test_a_real_clients_call_nested_too_deep_does_not_end_the_turn(levels: int) -> None:
+    arguments = '{"text": ' + "[" * levels + "]" * levels + "}"
+    call = {"index": 0, "id": "1", "type": "function", "function": {"name": "repo__echo", "arguments": arguments}}
+    with serving(said(finish="tool_calls", calls=[call]), said("done")) as server:
+        result = await run(server, RecordingTurn())
+        sent = json.dumps(server.requests[-1][1])
+    assert result.output == "done"
+    assert ("nested more than 100 levels" in sent) is (levels == 600), "the control: 5,000 levels are never read"
 
 
 def claude_said(*blocks: dict[str, Any], stop: str | None) -> list[dict[str, Any]]:

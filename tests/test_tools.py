@@ -10,7 +10,7 @@ import pytest
 
 from orchestra.errors import PipelineError
 from orchestra.tools.output import HeadTail, cap, fair_shares, redact
-from orchestra.tools.registry import RepoContext, ShellToolSpec, ToolRegistry, tool_registry, unknown_tool
+from orchestra.tools.registry import RepoContext, ShellToolSpec, ToolRegistry, tool_registry
 from orchestra.tools.wire import wire_name, wire_names
 from tests.tools_support import Workspace, make_repo
 
@@ -81,12 +81,6 @@ def test_an_unknown_tool_gets_a_hint(repos: list[str], name: str, said: str) -> 
         tool_registry.toolset(repos).get(name)
     assert caught.value.code == "unknown-tool"
     assert said in (caught.value.hint or "")
-
-
-def test_a_model_that_calls_an_unknown_tool_is_told_what_it_has() -> None:
-    text = unknown_tool("backend:read", ["backend:read-file", "backend:git-log"])
-    assert "did you mean 'backend:read-file'?" in text
-    assert text.endswith("your tools: backend:git-log, backend:read-file")
 
 
 @pytest.mark.parametrize(
@@ -243,7 +237,50 @@ async def test_secrets_of_the_environment_do_not_reach_the_message(root: Path, m
     registry = ToolRegistry(tool_registry)
     registry.register("fails")(fails_with(ValueError("401 for Bearer sk-canary-123456")))
     assert "401 for Bearer [SOME_API_KEY]" in await bound(registry, root).refusal("fails")
-    assert redact("x sk-canary-123456", {"HOME": "sk-canary-123456"}).endswith("123456"), "the control"
+    assert redact("x canary-123456", {"HOME": "canary-123456"}).endswith("123456"), "the control"
+
+
+def nested(levels: int) -> Any:
+    value: Any = "end"
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("levels", [600, 5_000])
+@pytest.mark.parametrize("as_text", [False, True])
+async def test_arguments_nested_too_deep_are_explained(root: Path, levels: int, as_text: bool) -> None:
+    registry = ToolRegistry(tool_registry)
+
+    @registry.register("takes")
+    def takes(value: list[Any]) -> str:
+        return str(len(value))
+
+    value = "[" * levels + "]" * levels if as_text else nested(levels)
+    said = "'value' must be a list" if as_text else "nested more than 100 levels"
+    assert said in await bound(registry, root).refusal("takes", value=value)
+    assert (await bound(registry, root).call("takes", value=nested(99))).content == "1"
+
+
+async def test_a_schema_that_can_not_be_read_is_a_message(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = Workspace(root)
+    fail = fails_with(RecursionError("too deep"))
+    monkeypatch.setattr("orchestra.tools.base.read_arguments", lambda *_: fail())
+    assert "RecursionError" in await workspace.refusal("read-file", path="a.py")
+
+
+def test_helpers_beside_tools_are_not_seen_by_other_pipelines(tmp_path: Path) -> None:
+    declares = "from orchestra.tools.registry import tool_registry\n\n@tool_registry.register({!r})\ndef {}(): 'x'\n"
+    (tmp_path / "_leaky_helper.py").write_text(declares.format("leaked", "leaked"))
+    (tmp_path / "leaky_module.py").write_text(declares.format("whole", "whole"))
+    (tmp_path / ".#own.py").write_text("raise ValueError\n")
+    own = declares.format("own", "own") + "import _leaky_helper, leaky_module\n"
+    (tmp_path / "own.py").write_text(own)
+    registry = ToolRegistry(tool_registry)
+    registry.load_directory(tmp_path)
+    assert {"own", "whole"} < set(registry.toolset(["r"]).names())
+    assert not {"own", "whole", "leaked"} & set(tool_registry.toolset(["r"]).names())
+    assert "leaked" not in registry.toolset(["r"]).names()
 
 
 async def test_a_tool_that_takes_too_long_is_given_up(root: Path) -> None:

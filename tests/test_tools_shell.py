@@ -296,25 +296,31 @@ def test_what_is_wrong_with_a_declaration_is_said_at_once() -> None:
         command="echo {a}",
         timeout=0,
         env={"A=B": "x"},
-        args={"a": {"defualt": "", "type": "text"}, "b": {}},
+        args={"a": {"defualt": "", "type": "text"}, "b": {"type": "array"}},
     )
     text = "\n".join(check_shell_tool(spec))
-    for part in ("did you mean 'default'?", "unknown type 'text'", "'b' is not used", "more than 0", "'A=B'"):
+    for part in (
+        "did you mean 'default'?",
+        "unknown type 'text'",
+        "unknown type 'array'",
+        "'b' is not used",
+        "more than 0",
+        "'A=B'",
+    ):
         assert part in text
 
 
 async def test_empty_values_give_nothing_and_types_are_kept(root: Path) -> None:
     workspace = with_tool(
         root,
-        "printf '<%s>' {path} {count} {flag} {many} --x={path} {{path}}",
+        "printf '<%s>' {path} {count} {flag} --x={path} {{path}}",
         path={"default": ""},
         count={"type": "integer", "default": 2},
         flag={"type": "boolean", "default": True},
-        many={"type": "array", "default": []},
     )
     assert (await workspace.call("t")).value["stdout"] == "<2><true><--x=><{path}>"
-    result = await workspace.call("t", path="a b", many=["c d", "e"], count="3", flag=False)
-    assert result.value["stdout"] == "<a b><3><false><c d><e><--x=a b><{path}>"
+    result = await workspace.call("t", path="a b", count="3", flag=False)
+    assert result.value["stdout"] == "<a b><3><false><--x=a b><{path}>"
     assert "NUL" in (await workspace.call("t", path="a\0b")).content
     assert "must be a whole number" in (await workspace.call("t", count="many")).content
 

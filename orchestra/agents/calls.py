@@ -75,7 +75,8 @@ def is_retryable(error: Exception) -> bool:
     status = getattr(error, "status_code", None)
     if isinstance(status, int):
         return status in _RETRYABLE_STATUS or status >= 500  # noqa: PLR2004 - HTTP
-    if isinstance(error, TruncatedStream | TimeoutError | ConnectionError | json.JSONDecodeError):
+    # A RecursionError: the client met JSON of the model's that is nested too deep even to be read.
+    if isinstance(error, TruncatedStream | TimeoutError | ConnectionError | json.JSONDecodeError | RecursionError):
         return True
     if "No generation chunks were returned" in str(error):
         return True

@@ -6,12 +6,14 @@ import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from orchestra.agents.integrations import INTEGRATIONS
+from orchestra.agents.integrations import ADDRESS_OPTIONS
 from orchestra.agents.providers import DEFAULT_TIMEOUT, NO_KEY, ModelRef
 from orchestra.errors import PipelineError, did_you_mean
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
+
+    from orchestra.agents.providers import ProviderConfig
 
 _STREAMED = frozenset({"anthropic", "openai"})
 _OURS = ("max_retries", "timeout", "streaming", "stream_usage")
@@ -25,7 +27,8 @@ def build_client(ref: ModelRef) -> BaseChatModel:
         PipelineError: An option is unknown or has a wrong value.
     """
     arguments = _arguments(ref)
-    body = {name: value for name, value in arguments.items() if name == "extra_body"}  # holds the option of that name
+    # These hold the options of their names.
+    body = {name: value for name, value in arguments.items() if name in {"extra_body", "client_kwargs"}}
     options = dict(ref.provider.options)
     try:
         model = _init(ref, {**arguments, **options, **body})
@@ -41,6 +44,7 @@ def build_client(ref: ModelRef) -> BaseChatModel:
     except Exception as error:
         raise _bad_options(ref, error) from error
     _refuse_unknown(ref, model, options)
+    _refuse_found_keys(ref, model)
     return model
 
 
@@ -53,17 +57,30 @@ def _arguments(ref: ModelRef) -> dict[str, Any]:
     elif config.max_tokens is not None:
         arguments["max_tokens"] = config.max_tokens
     if config.api_base:
-        arguments["base_url"] = config.api_base
-    if config.api_key_env:
-        arguments["api_key"] = os.environ[config.api_key_env]
-    elif config.is_own_server and INTEGRATIONS[config.type].key_variable and "api_key" not in config.options:
-        arguments["api_key"] = NO_KEY
+        arguments[ADDRESS_OPTIONS.get(config.type, "base_url")] = config.api_base
+    arguments |= _credentials(config)
     if config.type in _STREAMED:
         # Streamed, a timeout bounds the silence between two chunks; not streamed, it would cut long answers.
         arguments["streaming"] = True
     if config.type == "openai" and config.api_base:
         arguments["stream_usage"] = True  # left out by default for servers other than OpenAI's
     return arguments
+
+
+def _credentials(config: ProviderConfig) -> dict[str, Any]:
+    """Return what a client is given, so that it looks for no key itself where the server is the user's own."""
+    key = os.environ[config.api_key_env] if config.api_key_env else NO_KEY if config.is_own_server else None
+    if key is None:
+        return {}
+    if config.type == "ollama":
+        # It has no option for a key, and sends OLLAMA_API_KEY where no such header is set.
+        given = config.options.get("client_kwargs", {})
+        headers = {"Authorization": f"Bearer {key}", **given.get("headers", {})}
+        return {"client_kwargs": {**given, "headers": headers}}
+    credentials: dict[str, Any] = {"api_key": key}
+    if config.type == "azure_openai":
+        credentials["azure_ad_token"] = None  # else taken from AZURE_OPENAI_AD_TOKEN, also beside a key
+    return credentials
 
 
 def _init(ref: ModelRef, arguments: dict[str, Any]) -> BaseChatModel:
@@ -103,6 +120,29 @@ def _refuse_unknown(ref: ModelRef, model: BaseChatModel, options: dict[str, Any]
                 code="bad-option",
                 hint=did_you_mean(option, known)
                 or f"to send it as it is: `options: {{model_kwargs: {{{option}: …}}}}`",
+            )
+
+
+def _refuse_found_keys(ref: ModelRef, model: BaseChatModel) -> None:
+    """Refuse a client for a server of the user's own that found a key in the environment after all.
+
+    Of an integration that is not installed here nobody can tell whether it heeds the key that it is given.
+    """
+    from pydantic import SecretStr
+
+    config = ref.provider
+    if not config.is_own_server:
+        return
+    meant = {NO_KEY, os.environ.get(config.api_key_env or ""), *map(str, config.options.values())}
+    for name in type(model).model_fields:
+        value = getattr(model, name, None)
+        secret = value.get_secret_value() if isinstance(value, SecretStr) else ""
+        if secret and secret not in meant and secret in os.environ.values():
+            raise PipelineError(
+                f"provider {config.name!r}: {type(model).__name__} would send a key of the environment ({name}) to "
+                f"{config.api_base}",
+                code="bad-option",
+                hint="name the variable that holds the key for this server with `api_key_env`",
             )
 
 

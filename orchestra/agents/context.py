@@ -15,7 +15,7 @@ from orchestra.errors import AgentError
 from orchestra.tools.registry import RepoContext, ToolContext
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
     from contextlib import AbstractAsyncContextManager
 
 Snapshot = dict[str, dict[str, dict[str, Any]]]
@@ -72,7 +72,7 @@ class Turn(ToolContext, Protocol):
     def emit(self, type: str, **payload: Any) -> None:  # noqa: A002 - the event's own word
         """Write an event with a JSON payload into the session's log."""
 
-    async def after_tool(self, tool: str, writes: bool) -> Snapshot:
+    async def after_tool(self) -> Snapshot:
         """Take a snapshot after a tool call that may have written; `{}` when nothing changed."""
 
     def check_budget(self) -> None:
@@ -85,12 +85,13 @@ class Turn(ToolContext, Protocol):
     async def model_failed(self, error: TurnFailed) -> bool:
         """Count a turn whose model could not be had; True: call the model again, False: give up."""
 
-    async def finish(self, message: str | None, snapshot: Snapshot) -> Snapshot:
+    async def finish(self, messages: Mapping[str, str]) -> Snapshot:
         """Commit what the turn changed and return the snapshot channel's update.
 
+        What was committed counts for later turns only once the turn is left without an error.
+
         Args:
-            message: The commit message that the agent asked for.
-            snapshot: The snapshots that were taken inside the turn.
+            messages: Repo → the commit message that the agent asked for.
         """
 
 
@@ -102,8 +103,6 @@ class TurnRequest:
     """The agent's or step's name."""
     number: int
     attempt: int
-    reads: tuple[str, ...]
-    """Repos whose objects suffice: only reading tools work on them."""
     worktrees: tuple[str, ...]
     """Repos that need a worktree: something may write there, or runs a process."""
     writes: tuple[str, ...]
@@ -162,7 +161,7 @@ class DetachedTurn:
     def emit(self, type: str, **payload: Any) -> None:  # noqa: A002 - the event's own word
         """Drop the event."""
 
-    async def after_tool(self, tool: str, writes: bool) -> Snapshot:  # noqa: ARG002 - the protocol's arguments
+    async def after_tool(self) -> Snapshot:
         """Nothing can have changed."""
         return {}
 
@@ -173,7 +172,7 @@ class DetachedTurn:
         """Give up at once: the embedding program decides what to retry."""
         return False
 
-    async def finish(self, message: str | None, snapshot: Snapshot) -> Snapshot:  # noqa: ARG002 - the protocol
+    async def finish(self, messages: Mapping[str, str]) -> Snapshot:  # noqa: ARG002 - the protocol's argument
         """Nothing is to be committed."""
         return {}
 

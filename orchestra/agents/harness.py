@@ -38,8 +38,8 @@ class TurnResult:
     """The text of the last reply."""
     messages: list[BaseMessage]
     """The conversation inside the turn; private to it."""
-    commit_message: str | None
-    """The message of the turn's last git-commit call."""
+    commit_messages: dict[str, str]
+    """Repo → the message of the turn's last git-commit call there."""
     snapshot: Snapshot
     calls: int
     """Model calls."""
@@ -100,7 +100,11 @@ class AgentHarness:
         inner = turn_config(config, turn.attempt, steps=2 * self._max_calls + 10)
         agent = self._agent(variables, turn, await _answered_calls(inner))
         first = {"messages": [HumanMessage(context if context.strip() else "Begin.")], "snapshot": turn.start}
-        return self._result(await agent.ainvoke(first, inner))
+        result = self._result(await agent.ainvoke(first, inner))
+        if self._output is None and not result.text.strip():
+            text = f"agent {self.name!r} ended its turn without an answer; say in its task what the answer has to hold"
+            turn.emit("warning", code="empty-answer", message=text)
+        return result
 
     def _agent(self, variables: Mapping[str, Any], turn: Turn, answered: frozenset[str]) -> Any:
         from langchain.agents import create_agent
@@ -153,15 +157,8 @@ class AgentHarness:
         last = replies[-1]
         text = str(last.text)
         output = self._validated(last) if self._output else text
-        if not self._output and not text.strip():
-            raise TurnFailed(
-                f"agent {self.name!r} ended its turn without an answer",
-                code="empty-answer",
-                retry="restart",
-                hint="say in its task what the answer has to hold",
-            )
-        commit_message = _commit_message(messages, {tool.name for tool in self._tools})
-        return TurnResult(output, text, messages, commit_message, state.get("snapshot") or {}, len(replies))
+        commit_messages = _commit_messages(messages, {tool.name for tool in self._tools})
+        return TurnResult(output, text, messages, commit_messages, state.get("snapshot") or {}, len(replies))
 
     def _validated(self, reply: AIMessage) -> Any:
         from orchestra.agents.outputs import InvalidOutputError
@@ -221,16 +218,18 @@ async def _answered_calls(config: RunnableConfig) -> frozenset[str]:
     return frozenset(message.tool_call_id for message in messages if isinstance(message, ToolMessage))
 
 
-def _commit_message(messages: Sequence[BaseMessage], tools: set[str]) -> str | None:
+def _commit_messages(messages: Sequence[BaseMessage], tools: set[str]) -> dict[str, str]:
     from langchain_core.messages import AIMessage, ToolMessage
 
     from orchestra.tools.wire import wire_name
 
-    commit_tools = {wire_name(name) for name in tools if name.rpartition(":")[2] == COMMIT_TOOL}
+    split = {name: name.partition(":") for name in tools}
+    repos = {wire_name(name): repo for name, (repo, _, tool) in split.items() if tool == COMMIT_TOOL}
     done = {item.tool_call_id for item in messages if isinstance(item, ToolMessage) and item.status == "success"}
-    message = None
+    asked: dict[str, str] = {}
     for reply in messages:
         for call in reply.tool_calls if isinstance(reply, AIMessage) else ():
-            if call["name"] in commit_tools and call["id"] in done:
-                message = str(call["args"].get("message", "")).strip() or message
-    return message
+            message = str(call["args"].get("message", "")).strip()
+            if message and call["name"] in repos and call["id"] in done:
+                asked[repos[call["name"]]] = message
+    return asked

@@ -61,16 +61,25 @@ INTEGRATIONS: Mapping[str, Integration] = MappingProxyType(
 )
 """Provider types by name."""
 
+_AZURE = ("openai.azure.com", "cognitiveservices.azure.com", "services.ai.azure.com")
+"""Not azure.com: whoever rents a machine there has a name under it (cloudapp.azure.com)."""
+
 USUAL_DOMAINS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "anthropic": ("anthropic.com",),
-        "azure_openai": ("azure.com",),
-        "baseten": ("baseten.co",),
+        "azure_ai": _AZURE,
+        "azure_openai": _AZURE,
+        "baseten": ("inference.baseten.co",),
         "cohere": ("cohere.com", "cohere.ai"),
         "deepseek": ("deepseek.com",),
         "fireworks": ("fireworks.ai",),
+        "google_anthropic_vertex": ("googleapis.com",),
         "google_genai": ("googleapis.com",),
+        "google_vertexai": ("googleapis.com",),
         "groq": ("groq.com",),
+        "huggingface": ("huggingface.co",),
+        "ibm": ("cloud.ibm.com",),
+        "langsmith": ("smith.langchain.com",),
         "mistralai": ("mistral.ai",),
         "nvidia": ("nvidia.com",),
         "openai": ("openai.com",),
@@ -81,4 +90,9 @@ USUAL_DOMAINS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "xai": ("x.ai",),
     }
 )
-"""The domains to which the usual key of a type may be sent."""
+"""The domains to which the usual key of a type may be sent; under none of them strangers have machines."""
+
+ADDRESS_OPTIONS: Mapping[str, str] = MappingProxyType(
+    {"azure_ai": "endpoint", "azure_openai": "azure_endpoint", "ibm": "url"}
+)
+"""What the integration of a type calls the server's address, where that is not `base_url`."""

@@ -122,7 +122,7 @@ class TurnMiddleware(AgentMiddleware[Any, Any, Any]):
             message = ToolMessage(
                 content, name=call["name"], tool_call_id=identity, status="success" if result.ok else "error"
             )
-            snapshot = await self._turn.after_tool(tool.name, tool.writes) if tool.writes else {}
+            snapshot = await self._turn.after_tool() if tool.writes else {}
             if not snapshot:
                 return message
             return Command(update={"messages": [message], "snapshot": snapshot})

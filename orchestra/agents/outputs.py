@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orchestra.errors import PipelineError
+from orchestra.tools.arguments import DEEPEST, too_deep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -125,6 +126,8 @@ class OutputSpec:
         Raises:
             InvalidOutputError: It is not what was asked for.
         """
+        if too_deep(value):
+            raise InvalidOutputError([f"the answer is nested more than {DEEPEST} levels deep: make it flatter"])
         try:
             return self._validate(value)
         except InvalidOutputError as error:

@@ -14,8 +14,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from orchestra.agents.addresses import check_addresses
 from orchestra.agents.integrations import INTEGRATIONS, USUAL_DOMAINS
 from orchestra.errors import PipelineError, Problem, did_you_mean, near_names
+from orchestra.tools.output import redact
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -153,7 +155,7 @@ class ProviderResolver:
                     "`type: openai` with `api_base: http://127.0.0.1:PORT/v1`",
                 )
             ]
-        problems: list[Problem] = []
+        problems = check_addresses(config)
         if find_spec(integration.module.split(".")[0]) is None:
             problems.append(
                 Problem(
@@ -206,12 +208,14 @@ class ProviderResolver:
         return self._scripts[path]
 
     def redact(self, text: str) -> str:
-        """Take the values of all configured keys out of a text, and what looks like one."""
+        """Take the configured keys out of a text, the environment's secrets, and what looks like a key."""
+        keys: list[tuple[str, str]] = []
         for config in self._providers.values():
-            for secret in (os.environ.get(config.key_variable or ""), config.options.get("api_key")):
-                if isinstance(secret, str) and len(secret) > len(NO_KEY):
-                    text = text.replace(secret, "***")
-        return re.sub(r"\b(sk|gsk|xai|pplx|nvapi)-[\w*.-]{6,}", r"\1-***", text)
+            variable = config.key_variable or ""
+            for name, key in ((variable, os.environ.get(variable)), ("api_key", config.options.get("api_key"))):
+                if isinstance(key, str) and len(key) > len(NO_KEY):
+                    keys.append((name, key))
+        return redact(text, keys=keys)
 
     def _provider(self, name: str | None) -> ProviderConfig:
         wanted = name if name is not None else self._default

@@ -139,7 +139,7 @@ class ScriptedChatModel(BaseChatModel):
                 {"name": name, "args": args, "id": f"call-{self.turn}-{replies + 1}-{index + 1}"}
                 for index, (name, args) in enumerate(calls)
             ],
-            usage_metadata=_usage(reply, text),
+            usage_metadata=_usage(reply),
             response_metadata={"model_name": self.model_name, "model_provider": self.provider},
         )
         if reply.error is None:
@@ -182,9 +182,9 @@ def _output_tool(bound: dict[str, Any]) -> dict[str, Any] | None:
     return dict(tools[0]) if len(tools) == 1 and bound.get("tool_choice") else None
 
 
-def _usage(reply: Reply, text: str) -> Any:
+def _usage(reply: Reply) -> Any:
     given = reply.usage
-    read, written = int(given.get("input_tokens", 0)), int(given.get("output_tokens", len(text.split())))
+    read, written = int(given.get("input_tokens", 0)), int(given.get("output_tokens", 0))
     return {
         "input_tokens": read,
         "output_tokens": written,

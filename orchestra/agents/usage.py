@@ -72,6 +72,13 @@ class Usage:
         return replace(usage, cost_usd=price)
 
 
+def price_known(ref: ModelRef) -> bool:
+    """Return whether the calls of a model are priced; those of others never count towards `max_cost_usd`."""
+    config = ref.provider
+    api_base = config.api_base if config.is_own_server else None
+    return cost(config.type, ref.model, Usage(), api_base=api_base) is not None
+
+
 def cost(provider_type: str, model: str, usage: Usage, *, api_base: str | None = None) -> float | None:
     """Return the price of a call in US dollars; None where the model's price is not known.
 

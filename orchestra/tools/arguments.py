@@ -12,6 +12,9 @@ from orchestra.errors import did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+DEEPEST = 100
+"""Levels of nesting that are taken from a model: far more than any tool needs, far fewer than Python can walk."""
+
 _MISSING = object()
 _KINDS: dict[str, str] = {
     "string": "a string",
@@ -33,6 +36,8 @@ def read_arguments(schema: Mapping[str, Any], args: Any) -> tuple[dict[str, Any]
     """
     if not hasattr(args, "items"):
         return {}, [f"the arguments must be an object, not {_describe(args)}"]
+    if too_deep(args):
+        return {}, [f"the arguments are nested more than {DEEPEST} levels deep; make them flatter"]
     known: Mapping[str, Any] = schema.get("properties", {})
     required = schema.get("required", ())
     values: dict[str, Any] = {}
@@ -45,6 +50,17 @@ def read_arguments(schema: Mapping[str, Any], args: Any) -> tuple[dict[str, Any]
             values[name] = _read(known[name], value, repr(name), problems)
     problems.extend(f"argument {name!r} is missing" for name in required if name not in args)
     return values, problems
+
+
+def too_deep(value: Any, deepest: int = DEEPEST) -> bool:
+    """Return whether lists and objects are nested in more than so many levels."""
+    level = [value] if isinstance(value, dict | list | tuple) else []
+    for _ in range(deepest):
+        parts = [part for each in level for part in (each.values() if isinstance(each, dict) else each)]
+        level = [part for part in parts if isinstance(part, dict | list | tuple)]
+        if not level:
+            return False
+    return True
 
 
 def explain_arguments(schema: Mapping[str, Any], problems: list[str]) -> str:
@@ -143,7 +159,7 @@ def _parse(text: str, kind: str) -> Any:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return _MISSING
-    return value if _is(value, kind) else _MISSING
+    return value if _is(value, kind) and not too_deep(value) else _MISSING
 
 
 def _is(value: Any, kind: str) -> bool:

@@ -114,10 +114,10 @@ class Tool:
 
         Only `CancelledError` leaves this method, so that no tool ends a session.
         """
-        values, problems = read_arguments(self.parameters, args)
-        if problems:
-            return failed(f"{self.name}: {explain_arguments(self.parameters, problems)}")
         try:
+            values, problems = read_arguments(self.parameters, args)
+            if problems:
+                return failed(f"{self.name}: {explain_arguments(self.parameters, problems)}")
             result = await self._run_in_time(values, context)
         except ToolFailureError as failure:
             return failed(str(failure))

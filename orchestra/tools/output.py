@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 LIMIT = 30_000
 """Characters of a tool's result; about 8,000 tokens."""
@@ -16,6 +16,7 @@ STDERR_LIMIT = 9_000
 """The two streams of a command stay together below `LIMIT`, so that nothing is cut twice."""
 
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL)", re.IGNORECASE)
+_KEY = re.compile(r"\b((?:sk|gsk|xai|pplx|nvapi)-(?=[\w*.-]{6})|(?:gh[opsur]|github_pat)_(?=\w{20}))[\w*.-]+", re.ASCII)
 _SHORTEST_SECRET = 8
 
 
@@ -84,15 +85,25 @@ def fair_shares(sizes: Sequence[int], budget: int) -> list[int]:
     return shares
 
 
-def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
-    """Replace the values of secret-looking environment variables by their names.
+def redact(text: str, environment: Mapping[str, str] | None = None, *, keys: Iterable[tuple[str, str]] = ()) -> str:
+    """Replace the values of secret-looking environment variables by their names, and what looks like a key.
 
     Libraries put request headers and URLs into their exceptions, which would carry an API key into the log.
+
+    Args:
+        text: Any text.
+        environment: The variables; by default those of this process.
+        keys: Further secrets with the names to put in their place, however short and whatever the names.
     """
-    for name, value in (os.environ if environment is None else environment).items():
-        if len(value) >= _SHORTEST_SECRET and _SECRET_NAME.search(name) and value in text:
-            text = text.replace(value, f"[{name}]")
-    return text
+    named = os.environ if environment is None else environment
+    secrets = {
+        value: name for name, value in named.items() if len(value) >= _SHORTEST_SECRET and _SECRET_NAME.search(name)
+    }
+    secrets.update({value: name for name, value in keys})
+    # The longest first: one that begins with another must not keep its rest.
+    for value in sorted(secrets, key=len, reverse=True):
+        text = text.replace(value, f"[{secrets[value]}]")
+    return _KEY.sub(r"\1***", text)
 
 
 def utf8(text: str) -> str:

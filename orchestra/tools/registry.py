@@ -34,7 +34,6 @@ __all__ = [
     "ToolSet",
     "check_shell_tool",
     "tool_registry",
-    "unknown_tool",
     "wire_name",
     "wire_names",
 ]
@@ -44,7 +43,7 @@ _MARK = "__orchestra_tools__"
 Function = TypeVar("Function", bound="Callable[..., Any]")
 
 _loading: contextvars.ContextVar[Path | None] = contextvars.ContextVar("orchestra_tools_loading", default=None)
-"""The file of a `tools/` directory that is being imported: its functions belong to the registry that loads it."""
+"""The `tools/` directory that is being imported: functions of its files belong to the registry that loads it."""
 
 
 class ToolSet:
@@ -134,7 +133,9 @@ class ToolRegistry:
             _check_name(tool)
             with contextlib.suppress(AttributeError):  # objects that take no attributes
                 setattr(function, _MARK, (*getattr(function, _MARK, ()), tool))
-            if tool.location.path != _loading.get():
+            directory = _loading.get()
+            # Helpers beside the tools, too: what a pipeline brings must not be seen by another one.
+            if directory is None or not tool.location.path.is_relative_to(directory):
                 self._add(tool)
             return function
 
@@ -151,11 +152,18 @@ class ToolRegistry:
             self._per_repo.append(tool)
 
     def load_directory(self, path: Path) -> None:
-        """Import every Python file of a `tools/` directory and take the tools it declares into this registry."""
+        """Import every Python file of a `tools/` directory and take the tools it declares into this registry.
+
+        Files whose names begin with `_` or `.` are left out: helpers, and what editors leave behind. A tool that a
+        helper declares counts where one of the other files imports it by name.
+        """
         from orchestra.imports import import_file
 
-        for file in sorted(path.absolute().glob("*.py")):
-            token = _loading.set(file)
+        directory = path.absolute()
+        for file in sorted(directory.glob("*.py")):
+            if file.name.startswith(("_", ".")):
+                continue
+            token = _loading.set(directory)
             try:
                 module = import_file(file)
             finally:
@@ -224,13 +232,6 @@ class ToolRegistry:
                 location=tool.location,
             )
         self._python[tool.name] = tool
-
-
-def unknown_tool(name: str, available: Iterable[str]) -> str:
-    """Tell a model that it called a tool it does not have."""
-    known = sorted(available)
-    hint = did_you_mean(name, known)
-    return f"you have no tool {name[:100]!r}; {hint or ''}{' ' if hint else ''}your tools: {', '.join(known) or 'none'}"
 
 
 def _check_name(tool: PythonTool) -> None:

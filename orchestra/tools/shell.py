@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _NAME = r"[A-Za-z_][A-Za-z0-9_-]*"
 # `${name}` is the shell's own; `{{name}}` stands for `{name}` as text.
 _PLACEHOLDER = re.compile(rf"\{{\{{({_NAME})\}}\}}|(?<!\$)\{{({_NAME})\}}")
-_TYPES = {"string", "integer", "number", "boolean", "array"}
+_TYPES = {"string", "integer", "number", "boolean"}
 _ARGUMENT_KEYS = {"default", "description", "type", "enum"}
 
 
@@ -157,14 +157,13 @@ def _surroundings(command: str, closing: list[str]) -> str | None:
 
 
 def render_command(spec: ShellToolSpec, args: Mapping[str, Any]) -> str:
-    """Fill in the values, each quoted as one word of the shell (a list as several)."""
+    """Fill in the values, each quoted as one word of the shell."""
 
     def fill(match: re.Match[str]) -> str:
         if match[1]:
             return f"{{{match[1]}}}"
         value = args.get(match[2], spec.args[match[2]].get("default", ""))
-        values = value if isinstance(value, list) else [value]
-        return " ".join(shlex.quote(_text(match[2], each)) for each in values if each not in {"", None})
+        return "" if value is None or value == "" else shlex.quote(_text(match[2], value))
 
     return _PLACEHOLDER.sub(fill, spec.command)
 
@@ -210,7 +209,6 @@ def shell_tool(spec: ShellToolSpec) -> Tool:
 
 
 def _schema(about: Mapping[str, Any]) -> dict[str, Any]:
-    schema: dict[str, Any] = {"type": about.get("type", "string")}
-    if schema["type"] == "array":
-        schema["items"] = {"type": "string"}
-    return schema | {key: about[key] for key in ("description", "enum", "default") if key in about}
+    return {"type": about.get("type", "string")} | {
+        key: about[key] for key in ("description", "enum", "default") if key in about
+    }
