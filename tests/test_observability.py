@@ -278,8 +278,7 @@ def leaky() -> str:
 
     result = await workshop.run(path)
 
-    assert result.record.error is not None
-    assert "leaky failed: RuntimeError: 401 for" in result.record.error["message"]
+    assert "leaky failed: RuntimeError: 401 for" in result.agent_outputs["odd"]["error"]
     told = json.dumps([event.payload for event in workshop.events]) + json.dumps(result.as_json())
     directory = find_session(workshop.repo.path, result.record.session_id).directory
     written = b"".join(path.read_bytes() for path in directory.glob("session.db*"))

@@ -278,6 +278,35 @@ async def test_a_session_that_can_not_start_leaves_nothing(workshop: Workshop, t
     assert user_side(workshop) == before
 
 
+async def test_a_session_whose_database_can_not_be_made_lets_its_base_go(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from orchestra.runtime import session as session_module
+
+    async def full(_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(session_module, "create_database", full)
+    with pytest.raises(OSError, match="No space left"):
+        await workshop.run(crash_pipeline(workshop))
+
+    assert list((workshop.repo.path / ".orchestra" / "sessions").iterdir()) == []
+    assert workshop.repo.git("for-each-ref", "refs/orchestra") == ""
+
+
+async def test_a_dangling_link_in_place_of_our_gitignore_makes_no_file_elsewhere(workshop: Workshop) -> None:
+    elsewhere = workshop.home / "elsewhere"
+    (workshop.repo.path / ".orchestra").mkdir()
+    (workshop.repo.path / ".orchestra" / ".gitignore").symlink_to(elsewhere)
+    path = workshop.pipeline(
+        {"name": "x", "agents": {"one": agent()}, "graph": chain("one")}, script={"one": [[says("1")]]}
+    )
+
+    assert (await workshop.run(path)).record.status == "completed"
+
+    assert not elsewhere.exists()
+
+
 # --- parallel turns, several repos, several sessions
 
 
@@ -335,6 +364,74 @@ async def test_every_row_names_every_repo_and_each_branch_holds_its_own_change(
     assert web.git("show", f"{result.branches['web']}:w.txt") == "1"
     assert web.git("rev-parse", result.branches["web"]) == result.commits["web"]
     assert workshop.repo.git("show", f"{result.branches['app']}:a.txt") == "1"
+    places = query(workshop, result.record.session_id, "SELECT DISTINCT repo, worktree_path FROM repo_states")
+    place = f".orchestra/worktrees/{result.record.session_id}/_session"
+    assert sorted(places) == [("app", place), ("docs", None), ("web", place)]
+    assert (web.path / place).is_dir()
+
+
+async def test_each_repo_of_a_turn_gets_the_message_that_was_meant_for_it(workshop: Workshop, tmp_path: Path) -> None:
+    web = git_repo(tmp_path / "web", {"index.html": "<p>\n"})
+    pipeline = {
+        "name": "messages",
+        "workspace": {"repos": {name: {"path": f"../{name}"} for name in ("app", "web")}},
+        "agents": {
+            "one": agent(tools=[f"{repo}:{tool}" for repo in ("app", "web") for tool in ("write-file", "git-commit")])
+        },
+        "graph": chain("one"),
+    }
+    script = {
+        "one": [
+            [
+                *(writes("n.txt", "1\n", name=f"{repo}:write-file") for repo in ("app", "web")),
+                *(
+                    {"tools": [{"name": f"{repo}:git-commit", "args": {"message": f"For {repo}"}}]}
+                    for repo in ("app", "web")
+                ),
+                says("done"),
+            ]
+        ]
+    }
+
+    result = await workshop.run(workshop.pipeline(pipeline, script=script))
+
+    assert result.record.status == "completed"
+    for repo, where in (("app", workshop.repo), ("web", web)):
+        assert where.git("log", "-1", "--format=%s", result.branches[repo]) == f"For {repo}"
+
+
+async def test_a_turn_whose_second_repo_can_not_be_committed_starts_anew_on_the_files_before_it(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from orchestra.errors import GitError
+    from orchestra.runtime import turnfiles
+    from orchestra.runtime.turns import commit_turn
+
+    web = git_repo(tmp_path / "web", {"index.html": "<p>\n"})
+    pipeline = {
+        "name": "half",
+        "workspace": {"repos": {name: {"path": f"../{name}"} for name in ("app", "web")}},
+        "agents": {"one": agent(tools=["app:write-file", "web:write-file"])},
+        "graph": chain("one"),
+    }
+    both = [writes("n.txt", "1\n", name=f"{repo}:write-file")["tools"][0] for repo in ("app", "web")]
+    calls: list[str] = []
+
+    async def flaky(*args: Any, **more: Any) -> str:
+        calls.append(more["agent"])
+        if len(calls) == 2:
+            raise GitError("no space left on device", code="disk-full")
+        return await commit_turn(*args, **more)
+
+    monkeypatch.setattr(turnfiles, "commit_turn", flaky)
+    result = await workshop.run(workshop.pipeline(pipeline, script={"one": [[{"tools": both}, says("one")]]}))
+
+    assert (result.record.status, len(calls)) == ("completed", 4)
+    for repo, where in (("app", workshop.repo), ("web", web)):
+        branch = result.branches[repo]
+        assert where.git("rev-parse", branch) == result.commits[repo]
+        assert where.git("rev-list", "--count", f"main..{branch}") == "1"
+        assert where.git("show", f"{branch}:n.txt") == "1"
 
 
 async def test_sessions_beside_each_other_in_one_repository_do_not_meet(workshop: Workshop) -> None:
@@ -710,6 +807,59 @@ async def test_a_condition_that_fails_is_asked_again_on_resume_without_running_i
     assert done.agent_outputs == {"one": "one", "two": "two"}
     assert model_calls(workshop, session) == {("one", 1): 2, ("two", 1): 1}
     assert turn_commits(workshop, done.branches["repo"]) == ["one:1"]
+    assert_consistent(workshop, done)
+
+
+@pytest.mark.parametrize("changes", [True, False])
+async def test_a_writer_never_starts_on_the_commit_of_a_turn_whose_condition_failed(
+    workshop: Workshop, changes: bool
+) -> None:
+    """That commit is in no checkpoint; the turn that made it goes on, or starts anew, on files without it."""
+    answer = workshop.home / "answer"
+    pipeline = {
+        "name": "gate",
+        "agents": {"left": agent(tools=["write-file"]), "right": agent(tools=["write-file"]), "more": agent()},
+        "graph": [
+            {"from": "START", "to": ["left", "right"]},
+            {"from": "left", "to": ["more", "END"], "condition": "gate"},
+            {"from": "more", "to": "END"},
+            {"from": "right", "to": "END"},
+        ],
+    }
+    right = [writes("right.txt", "1\n")] if changes else []
+    script = {
+        "left": [[writes("left.txt", "1\n"), says("left")]],
+        "right": [[*right, says("right")]],
+        "more": [[says("more")]],
+    }
+    files = {"conditions/gate.py": CONDITION.format(path=str(answer))}
+
+    result = await workshop.run(workshop.pipeline(pipeline, script=script, files=files))
+
+    session = result.record.session_id
+    assert result.record.error is not None
+    assert result.record.error["code"] == "bad-condition"
+    committed = [event["node"] for event in events(workshop, session, "turn_committed")]
+    assert committed == (["left", "right"] if changes else ["left"])
+    mine = {"right.txt": "1"} if changes else {}
+    assert contents(workshop, result.commits["repo"]) == BASE | mine
+    assert {row["repos"]["repo"] for row in rows_of(workshop.checkpoints(session), "right")} <= {
+        workshop.repo.head,
+        *(
+            commit
+            for row in workshop.checkpoints(session)
+            for commit in row["repos"].values()
+            if "left.txt" not in contents(workshop, commit)
+        ),
+    }
+
+    answer.write_text("more")
+    done = await workshop.resume(session)
+
+    assert done.agent_outputs == {"left": "left", "right": "right", "more": "more"}
+    assert contents(workshop, done.commits["repo"]) == BASE | mine | {"left.txt": "1"}
+    assert sorted(turn_commits(workshop, done.branches["repo"])) == (["left:1", "right:1"] if changes else ["left:1"])
+    assert model_calls(workshop, session)["right", 1] == len(script["right"][0])
     assert_consistent(workshop, done)
 
 

@@ -78,6 +78,17 @@ async def test_preparing_twice_writes_once(manager: GitManager, top: Path) -> No
     assert (top / ".orchestra/.gitignore").read_text() == "*\n"
 
 
+async def test_a_dangling_link_in_place_of_our_gitignore_makes_no_file_elsewhere(
+    manager: GitManager, top: Path, tmp_path: Path
+) -> None:
+    (top / ".orchestra").mkdir()
+    (top / ".orchestra/.gitignore").symlink_to(tmp_path / "elsewhere")
+    repo = await manager.open("backend", top)
+    await WorktreeManager(manager, "s1").prepare_repository(repo)
+    assert not (tmp_path / "elsewhere").exists()
+    assert (top / ".orchestra/.gitignore").is_symlink()
+
+
 async def test_an_existing_worktree_keeps_its_files(manager: GitManager, top: Path) -> None:
     worktree = await made(manager, top)
     write(worktree.path, {"a.txt": "mine\n"})

@@ -27,6 +27,7 @@ class BranchFollower:
         index: Checkpoint → commits, both ways.
         session: The session's id.
         at: Where each branch is; None: it has not been made yet.
+        worktrees: Where the session's worktree of a repo lies, below its top; repos without one lack.
         tell: Logs an event: `tell(type, payload)`.
     """
 
@@ -37,6 +38,7 @@ class BranchFollower:
         index: WorkspaceSnapshotIndex,
         session: str,
         at: Mapping[str, str | None],
+        worktrees: Mapping[str, str],
         tell: Callable[[str, dict[str, Any]], None],
     ) -> None:
         self._git = git
@@ -44,6 +46,7 @@ class BranchFollower:
         self._index = index
         self._session = session
         self._at = dict(at)
+        self._worktrees = dict(worktrees)
         self._tell = tell
         self.refs: dict[str, str] = {}
         """Repo → where its result is, when that is not the branch itself."""
@@ -106,7 +109,7 @@ class BranchFollower:
                 repo=name,
                 commit_sha=commit,
                 branch=self._workspace.repos[name].branch,
-                worktree_path=None,
+                worktree_path=self._worktrees.get(name),
                 agent=saved.agent if name in held else None,
             )
             for name, commit in saved.repos.items()

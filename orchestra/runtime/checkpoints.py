@@ -5,6 +5,7 @@ What `orchestra log` shows of a checkpoint is written into its metadata here, so
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from langgraph.checkpoint.base import id as checkpoint_ids
@@ -30,29 +31,17 @@ BRANCH_MARK = "branch:to:"
 """LangGraph's channels that start a node in the next step."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SavedCheckpoint:
     """A checkpoint that has just been written."""
 
-    __slots__ = ("agent", "changed", "created_at", "id", "namespace", "repos", "snapshot")
-
-    def __init__(
-        self,
-        *,
-        id: str,  # noqa: A002 - LangGraph's word
-        namespace: str,
-        agent: str | None,
-        repos: Mapping[str, str],
-        changed: Sequence[str],
-        created_at: str,
-        snapshot: Snapshot,
-    ) -> None:
-        self.id = id
-        self.namespace = namespace
-        self.agent = agent
-        self.repos = repos
-        self.changed = changed
-        self.created_at = created_at
-        self.snapshot = snapshot
+    id: str
+    namespace: str
+    agent: str | None
+    repos: Mapping[str, str]
+    changed: Sequence[str]
+    created_at: str
+    snapshot: Snapshot
 
 
 class OrchestraSaver(AsyncSqliteSaver):
@@ -81,8 +70,8 @@ class OrchestraSaver(AsyncSqliteSaver):
         base: Mapping[str, str],
     ) -> None:
         super().__init__(connection, serde=StrictSerializer())
-        self._nodes = frozenset(nodes)
-        self._shown = self._nodes | frozenset(joins)
+        self._nodes = tuple(nodes)
+        self._shown = (*self._nodes, *joins)
         self._entries = tuple(entries)
         self._base = dict(base)
         self._seq = 0
@@ -209,7 +198,7 @@ class OrchestraSaver(AsyncSqliteSaver):
         started = [name.removeprefix(BRANCH_MARK) for name in channels if name.startswith(BRANCH_MARK)]
         if any(name not in self._shown for name in started):
             return list(self._entries)  # the conditions on START are yet to be asked
-        return started
+        return sorted(started, key=self._shown.index)
 
 
 def raise_clock(checkpoint_id: str) -> None:

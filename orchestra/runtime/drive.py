@@ -17,10 +17,11 @@ from orchestra.runtime.branches import BranchFollower
 from orchestra.runtime.checkpoints import OrchestraSaver
 from orchestra.runtime.database import open_database
 from orchestra.runtime.observability import ObservabilityLogger
-from orchestra.runtime.running import SessionRun
+from orchestra.runtime.running import SessionRun, timed_out
 from orchestra.runtime.snapshots import WorkspaceSnapshotIndex
 from orchestra.runtime.store import SessionRecord, SessionRow, Status, read_session
 from orchestra.runtime.turnfiles import Held, IntegratedFiles
+from orchestra.runtime.worktree import worktree_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -130,9 +131,8 @@ class _Drive:
         index = WorkspaceSnapshotIndex(self._connection, self._saver.lock, self._session)
         await index.setup()
         await self._log.start()
-        follower = BranchFollower(
-            self._git, self._workspace, index, self._session, await self._branch_positions(), self._log.emit
-        )
+        positions, places = await self._branch_positions(), self._worktree_places()
+        follower = BranchFollower(self._git, self._workspace, index, self._session, positions, places, self._log.emit)
         self._saver.after_put = follower.follow
         self._saver.before_put = self._log.flush
         held = await self._held()
@@ -146,6 +146,7 @@ class _Drive:
         return await self._result(follower)
 
     async def _go_on(self, held: dict[str, Held], follower: BranchFollower) -> None:
+        limits = self._pipeline.pipeline.limits
         files = IntegratedFiles(
             self._git,
             self._worktrees,
@@ -164,7 +165,7 @@ class _Drive:
             self._git,
             self._saver,
             self._log,
-            self._pipeline.pipeline.limits,
+            limits,
             await self._known_failures(),
         )
         started = self._record.checkpoints == 0
@@ -175,13 +176,19 @@ class _Drive:
         try:
             files.let_go_first(await self._interrupted_turns())
             await follower.move(await self._checkpointed(held))
-            await self._graph.ainvoke(
-                self._input() if await self._is_new() else None,
-                self._config,
-                context=GraphContext(run),
-                durability="sync",
-            )
+            async with asyncio.timeout(limits.timeout) as clock:
+                await self._graph.ainvoke(
+                    self._input() if await self._is_new() else None,
+                    self._config,
+                    context=GraphContext(run),
+                    durability="sync",
+                )
             await self._settle(run)
+        except TimeoutError:
+            if not clock.expired():
+                raise
+            error = timed_out(limits.timeout)
+            await self._fail({"code": error.code, "message": error.message, "hint": error.hint, "agent": None})
         except OrchestraError as error:
             await self._fail({"code": error.code, "message": error.message, "hint": error.hint, "agent": None})
         except asyncio.CancelledError:
@@ -259,6 +266,11 @@ class _Drive:
             else:
                 positions[name] = found if found in known else repo.base
         return positions
+
+    def _worktree_places(self) -> dict[str, str]:
+        """Return where the session's worktrees lie or will lie, below the tops of their repositories."""
+        place = worktree_place(self._session, SESSION_SLOT).as_posix()
+        return dict.fromkeys((repo for node in self._pipeline.nodes.values() for repo in node.worktrees), place)
 
     async def _interrupted_turns(self) -> list[str]:
         """Return the nodes that were in the middle of a turn: another one's commit would make them start anew.

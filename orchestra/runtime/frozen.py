@@ -5,7 +5,9 @@ The copy keeps the three levels of discovery apart, as `pipeline/0`, `pipeline/1
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,13 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 1 << 20
 """Of one copied file; prompts and conditions are far smaller."""
+
+MAX_SOURCES = 1000
+"""Python files of one directory."""
+
+MAX_SOURCE_BYTES = 32 << 20
+MAX_DIRECTORIES = 1000
+"""That are looked into for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,20 +88,65 @@ def thaw(directory: Path, root: Path, name: str) -> FrozenPipeline:
 
 
 def _named(pipeline: ResolvedPipeline, level: Path) -> Iterator[Path]:
-    """Yield the files of a level that the pipeline may use."""
-    yield from level.glob("prompts/*/*.yaml")
+    """Yield the files of a level that the pipeline may use; the rest of it is nobody's business."""
+    yield from (path for path in level.glob("prompts/*/*.yaml") if _is_small(path))
     for directory in ("tools", pipeline.pipeline.conditions):
         if (level / directory).is_dir():
-            yield from (level / directory).glob("*.py")
+            yield from _sources(level / directory)
     for spec in pipeline.pipeline.providers.values():
         # A script outside the levels, named by an absolute path, stays where it is.
         if spec.script is not None and (level / spec.script).is_file() and not spec.script.startswith("/"):
-            yield level / spec.script
+            script = level / spec.script
+            if not _is_small(script):
+                raise SessionError(f"{script} is larger than {MAX_BYTES} bytes", code="file-too-large")
+            yield script
+
+
+def _sources(directory: Path) -> Iterator[Path]:
+    """Yield the Python files of a directory, then those of the packages below it that they may import.
+
+    Breadth first, so that what a bound leaves out lies deep: a directory may hold far more than conditions. A package
+    that is a link out of the directory is not followed.
+    """
+    root = directory.resolve()
+    waiting, files, bytes_left = deque([directory]), 0, MAX_SOURCE_BYTES
+    for _ in range(MAX_DIRECTORIES):
+        if not waiting:
+            return
+        here = waiting.popleft()
+        for path in _entries(here):
+            if path.is_dir():
+                if _is_package(path, root):
+                    waiting.append(path)
+            elif (
+                path.suffix == ".py" and _is_small(path) and (here == directory or path.resolve().is_relative_to(root))
+            ):
+                files, bytes_left = files + 1, bytes_left - path.stat().st_size
+                if files > MAX_SOURCES or bytes_left < 0:
+                    return
+                yield path
+
+
+def _is_package(path: Path, root: Path) -> bool:
+    """Return whether a directory may hold modules; a link back to where it lies would never end."""
+    target = path.resolve()
+    inside = target.is_relative_to(root) and not path.parent.resolve().is_relative_to(target)
+    return inside and path.name.isidentifier() and path.name != "__pycache__"
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return sorted(directory.iterdir())
+    except PermissionError:
+        return []
+
+
+def _is_small(path: Path) -> bool:
+    """Return whether it is a readable file that may be copied: no dangling link of an editor, no pipe, no data."""
+    return path.is_file() and path.stat().st_size <= MAX_BYTES and os.access(path, os.R_OK)
 
 
 def _copy(source: Path, target: Path) -> None:
-    if source.stat().st_size > MAX_BYTES:
-        raise SessionError(f"{source} is larger than {MAX_BYTES} bytes", code="file-too-large")
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     shutil.copyfile(source, target)
     target.chmod(0o600)

@@ -12,7 +12,7 @@ from orchestra.runtime.workspace import process_environment
 from orchestra.tools.registry import RepoContext
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from orchestra.agents.context import Snapshot, Turn, TurnRequest
     from orchestra.graph.schema import Limits
@@ -56,7 +56,6 @@ class SessionRun:
         self._saver = saver
         self._limits = limits
         self._known_failures = known_failures
-        self._started = time.monotonic()
         self._lasted: dict[tuple[str, int, int], float] = {}
         """Seconds of attempts that ended without a result, for the event that says why."""
         self.failures = 0
@@ -124,7 +123,7 @@ class SessionRun:
         """Check what the session has spent against its limits.
 
         Raises:
-            SessionError: `max-tokens`, `max-cost` or `timeout`.
+            SessionError: `max-tokens` or `max-cost`.
         """
         limits, usage = self._limits, self.log.usage
         spent = usage.input_tokens + usage.output_tokens
@@ -133,8 +132,11 @@ class SessionRun:
         if limits.max_cost_usd is not None and usage.cost_usd >= limits.max_cost_usd:
             spent_usd = f"{usage.cost_usd:.2f} of {limits.max_cost_usd:.2f} US dollars"
             raise _limit("max-cost", f"the session has cost {spent_usd}", "max_cost_usd")
-        if limits.timeout is not None and time.monotonic() - self._started >= limits.timeout:
-            raise _limit("timeout", f"the session has run for its {limits.timeout:g} seconds", "timeout")
+
+
+def timed_out(seconds: float | None) -> SessionError:
+    """Say that a drive has had its time."""
+    return _limit("timeout", f"the session has run for its {seconds or 0:g} seconds", "timeout")
 
 
 def _limit(code: str, message: str, key: str) -> SessionError:
@@ -194,9 +196,9 @@ class SessionTurn:
         """Write an event of this turn."""
         self._run.log.emit(type, payload, node=self.agent, turn=self.number, attempt=self.attempt)
 
-    async def after_tool(self, tool: str, writes: bool) -> Snapshot:  # noqa: ARG002 - the protocol's argument
+    async def after_tool(self) -> Snapshot:
         """Take a snapshot after a call that may have written."""
-        return await self._files.snapshot() if writes else {}
+        return await self._files.snapshot()
 
     def check_budget(self) -> None:
         """Check the session's limits before a model call."""
@@ -206,6 +208,6 @@ class SessionTurn:
         """Count a turn whose model could not be had; True: call the model again."""
         return self._run.count(self._request, error) and error.retry != "never"
 
-    async def finish(self, message: str | None, snapshot: Snapshot) -> Snapshot:  # noqa: ARG002 - held here too
+    async def finish(self, messages: Mapping[str, str]) -> Snapshot:
         """Commit what the turn changed."""
-        return await self._files.commit(message)
+        return await self._files.commit(messages)

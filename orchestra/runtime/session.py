@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import secrets
 import shutil
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from orchestra.errors import OrchestraError, PipelineError, SessionError
+from orchestra.errors import GitError, OrchestraError, PipelineError, SessionError
 from orchestra.graph.loader import load_pipeline
+from orchestra.graph.project import is_shipped
 from orchestra.graph.resolve import resolve
 from orchestra.runtime.database import create_database
 from orchestra.runtime.drive import OpenSession, SessionResult, drive
@@ -26,7 +28,7 @@ from orchestra.runtime.store import (
     sessions_directory,
 )
 from orchestra.runtime.workspace import Workspace
-from orchestra.runtime.worktree import WorktreeManager
+from orchestra.runtime.worktree import WorktreeManager, ignore_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -83,12 +85,13 @@ class SessionManager:
             git = GitManager(lock_fds=[lock.fd])
             created_at = now()
             session_id = files.session_id
-            with _removed_on_failure(files.directory):
+            async with _undone_on_failure(git, files) as undo:
                 freeze(pipeline, self._project, files.pipeline)
                 worktrees = WorktreeManager(git, session_id)
                 workspace, notes = await Workspace.start(
                     git, worktrees, pipeline, session=session_id, created_at=created_at
                 )
+                undo.workspace = workspace
                 failpoint("session-prepared")
                 record = SessionRecord(
                     session_id=session_id,
@@ -101,6 +104,7 @@ class SessionManager:
                     settings={
                         **settings,
                         "file": pipeline.document.path.name,
+                        "shipped": is_shipped(pipeline.document.path),
                         "imports": str(pipeline.document.path.parent),
                     },
                     usage={"input_tokens": 0, "output_tokens": 0, "model_calls": 0, "cost_usd": 0.0},
@@ -129,9 +133,10 @@ class SessionManager:
                     f"the session {record.session_id} was cancelled", code="cancelled", hint="run the pipeline again"
                 )
             frozen = thaw(files.pipeline, self._project.root, record.settings["file"])
+            project = frozen.project.for_shipped() if record.settings["shipped"] else frozen.project
             pipeline = resolve(
-                load_pipeline(frozen.file, project=frozen.project),
-                frozen.project,
+                load_pipeline(frozen.file, project=project),
+                project,
                 provider=record.settings.get("provider"),
                 imports=[Path(record.settings["imports"])],
                 discovery=frozen.discovery,
@@ -166,8 +171,8 @@ class SessionManager:
                 raise _unusable(directory, "it is a link, and sessions must not lie elsewhere", f"rm '{directory}'")
             try:
                 directory.mkdir(mode=0o700, exist_ok=True)
-                if directory == own and not (own / ".gitignore").exists():
-                    (own / ".gitignore").write_text("*\n", encoding="utf-8")
+                if directory == own:
+                    ignore_all(own)
             except FileExistsError:
                 raise _unusable(directory, "it is a file", f"mv '{directory}' '{directory}.old'") from None
             except OSError as error:
@@ -184,17 +189,24 @@ def _unusable(directory: Path, reason: str, hint: str) -> SessionError:
     return error
 
 
-class _removed_on_failure:  # noqa: N801 - named for what holds inside
-    """Remove a directory when the body fails: a session that could not start leaves nothing."""
+class _undone_on_failure:  # noqa: N801 - named for what holds inside
+    """Undo what was prepared when the body fails: a session that could not start leaves nothing."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, git: GitManager, files: SessionFiles) -> None:
+        self._git = git
+        self._files = files
+        self.workspace: Workspace | None = None
+        """Its bases are let go; before it is known, whoever fixes them does that."""
 
-    def __enter__(self) -> None:
-        return None
+    async def __aenter__(self) -> Self:
+        return self
 
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if kind is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
         if isinstance(error, OrchestraError):
             error.exit_code = 2  # nothing was started
+        if kind is None:
+            return
+        shutil.rmtree(self._files.directory, ignore_errors=True)
+        if self.workspace is not None:
+            with suppress(GitError):  # what went wrong first is what to say
+                await self.workspace.undo_start(self._git, self._files.session_id)

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from orchestra.runtime.git import GitManager, Repository, Worktree
     from orchestra.runtime.repository import DirtyState
 
-SESSION_SLOT = "_session"
-"""The slot of the worktree that sequential writers share."""
-
 
 @dataclass(frozen=True, slots=True)
 class Taken:
@@ -186,6 +183,7 @@ class RepoState:
     commit_sha: str
     branch: str | None = None
     worktree_path: str | None = None
+    """Where the session's worktree lies, below the repository's top; None where it has none."""
     agent: str | None = None
 
 
@@ -242,7 +240,7 @@ class WorkspaceSnapshotIndex:
         """
         key = {"checkpoint_id": checkpoint_id, "checkpoint_ns": checkpoint_ns, "session": self._session}
         rows = await self._fetch("states_at", key)
-        return {state.repo: state for state in (RepoState(*map(_text, row)) for row in rows)}
+        return {state.repo: state for state in map(_repo_state, rows)}
 
     async def checkpoints_of(self, commit: str) -> list[tuple[str, str]]:
         """Return the checkpoints `(id, namespace)` that name a commit, oldest first."""
@@ -257,8 +255,10 @@ class WorkspaceSnapshotIndex:
             return [tuple(row) for row in await cursor.fetchall()]
 
 
-def _text(value: object) -> str:
-    return value  # type: ignore[return-value]  # TEXT columns, some of them NULL
+def _repo_state(row: Sequence[object]) -> RepoState:
+    repo, commit, *others = row
+    branch, path, agent = (None if value is None else str(value) for value in others)
+    return RepoState(str(repo), str(commit), branch, path, agent)
 
 
 @cache

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -155,59 +155,75 @@ def _not_a_session(message: str, code: str, hint: str | None = "type more of the
     return error
 
 
-def open_readonly(files: SessionFiles) -> sqlite3.Connection:
-    """Open a session's database for reading.
+@contextmanager
+def open_readonly(files: SessionFiles) -> Iterator[sqlite3.Connection]:
+    """Open a session's database for reading, as long as the body runs.
 
     Raises:
-        SessionError: It can't be read, or a newer Orchestra wrote it.
+        SessionError: It can't be read, what is read makes no sense, or a newer Orchestra wrote it.
     """
     try:
-        connection = sqlite3.connect(f"{files.database.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
-        connection.row_factory = sqlite3.Row
-        row = connection.execute("SELECT version FROM sessions").fetchone()
-    except sqlite3.Error as error:
+        uri = f"{files.database.absolute().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, timeout=5.0)) as connection:
+            connection.row_factory = sqlite3.Row
+            row = connection.execute("SELECT version FROM sessions").fetchone()
+            if row is not None and row["version"] > VERSION:
+                raise SessionError(
+                    f"the session {files.session_id} was written by a newer Orchestra "
+                    f"(format {row['version']}, known: {VERSION})",
+                    code="newer-session",
+                    hint="upgrade: `uv tool upgrade orchestra-agents`",
+                )
+            yield connection
+    except (sqlite3.Error, ValueError, TypeError, LookupError, RecursionError) as error:
+        # Other than SQLite's own are of damaged rows: no JSON, an unknown status, a field that is not there.
         raise SessionError(
-            f"the session's database {files.database} can't be read: {error}",
+            f"the session's database {files.database} can't be read: {str(error) or type(error).__name__}",
             code="database-unreadable",
             hint="run `orchestra doctor`; the session branch in your repository is not affected",
         ) from None
-    if row is not None and row["version"] > VERSION:
-        connection.close()
-        raise SessionError(
-            f"the session {files.session_id} was written by a newer Orchestra "
-            f"(format {row['version']}, known: {VERSION})",
-            code="newer-session",
-            hint="upgrade: `uv tool upgrade orchestra-agents`",
-        )
-    return connection
 
 
 def read_session(files: SessionFiles) -> SessionRecord:
     """Read one session; a driver that is gone shows as `interrupted`."""
-    with closing(open_readonly(files)) as connection:
+    with open_readonly(files) as connection:
         row = connection.execute("SELECT * FROM sessions").fetchone()
         if row is None:
             raise SessionError(f"the session {files.session_id} was never started", code="empty-session")
         has_checkpoints = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'checkpoints'").fetchone()
         count = connection.execute("SELECT COUNT(*) FROM checkpoints").fetchone()[0] if has_checkpoints else 0
-    status = Status(row["status"])
-    if status in (Status.CREATED, Status.RUNNING) and not is_driven(files.lock):
-        status = Status.INTERRUPTED
-    return SessionRecord(
-        session_id=row["session_id"],
-        pipeline=row["pipeline"],
-        status=status,
-        created_at=row["created_at"],
-        updated_at=row["updated_at"],
-        inputs=json.loads(row["inputs"]),
-        workspace=json.loads(row["workspace"]),
-        settings=json.loads(row["settings"]),
-        usage=json.loads(row["usage"]),
-        waiting_for=json.loads(row["waiting_for"]) if row["waiting_for"] else None,
-        error=json.loads(row["error"]) if row["error"] else None,
-        checkpoints=count,
-        files=files,
-    )
+        status = Status(row["status"])
+        if status in (Status.CREATED, Status.RUNNING) and not is_driven(files.lock):
+            status = Status.INTERRUPTED
+        return SessionRecord(
+            session_id=_text(row, "session_id"),
+            pipeline=_text(row, "pipeline"),
+            status=status,
+            created_at=_text(row, "created_at"),
+            updated_at=_text(row, "updated_at"),
+            inputs=_object(row, "inputs"),
+            workspace=_object(row, "workspace"),
+            settings=_object(row, "settings"),
+            usage=_object(row, "usage"),
+            waiting_for=_object(row, "waiting_for") if row["waiting_for"] else None,
+            error=_object(row, "error") if row["error"] else None,
+            checkpoints=count,
+            files=files,
+        )
+
+
+def _text(row: sqlite3.Row, column: str) -> str:
+    value = row[column]
+    if not isinstance(value, str):
+        raise TypeError(f"`{column}` is no text")
+    return value
+
+
+def _object(row: sqlite3.Row, column: str) -> dict[str, Any]:
+    value = json.loads(_text(row, column))
+    if not isinstance(value, dict):
+        raise TypeError(f"`{column}` is no JSON object")
+    return value
 
 
 def list_sessions(root: Path) -> Iterator[SessionRecord | SessionError]:
@@ -226,37 +242,34 @@ def list_sessions(root: Path) -> Iterator[SessionRecord | SessionError]:
 
 def read_checkpoints(files: SessionFiles) -> list[dict[str, Any]]:
     """Return the rows of `orchestra log --json` (DESIGN §8), oldest first."""
-    with closing(open_readonly(files)) as connection:
+    with open_readonly(files) as connection:
         if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'checkpoints'").fetchone():
             return []
         rows = connection.execute("SELECT checkpoint_id, checkpoint_ns, metadata FROM checkpoints").fetchall()
-    found = []
-    for row in rows:
-        metadata = json.loads(row["metadata"])
-        shown = metadata["orchestra"]
-        found.append(
-            (
-                shown["seq"],
-                {
-                    "checkpoint_id": row["checkpoint_id"],
-                    "checkpoint_ns": row["checkpoint_ns"],
-                    "step": metadata.get("step"),
-                    **{key: shown[key] for key in ("agent", "ended", "next", "created_at", "repos", "changed")},
-                },
-            )
-        )
-    return [row for _, row in sorted(found, key=lambda pair: pair[0])]
+        return [shown for _, shown in sorted(map(_checkpoint, rows), key=lambda pair: pair[0])]
+
+
+def _checkpoint(row: sqlite3.Row) -> tuple[int, dict[str, Any]]:
+    """Return a checkpoint's place in the order of the session, and what the log shows of it."""
+    metadata = json.loads(row["metadata"])
+    shown = metadata["orchestra"]
+    return int(shown["seq"]), {
+        "checkpoint_id": row["checkpoint_id"],
+        "checkpoint_ns": row["checkpoint_ns"],
+        "step": metadata.get("step"),
+        **{key: shown[key] for key in ("agent", "ended", "next", "created_at", "repos", "changed")},
+    }
 
 
 def read_turns(files: SessionFiles) -> list[dict[str, Any]]:
     """Return per turn its tokens, cost, tool calls and durations, oldest first."""
-    with closing(open_readonly(files)) as connection:
+    with open_readonly(files) as connection:
         return [dict(row) for row in connection.execute("SELECT * FROM turns")]
 
 
 def read_events(files: SessionFiles, *, since: int = 0) -> Iterator[dict[str, Any]]:
     """Yield the events of a session in order, those after the sequence number `since`."""
-    with closing(open_readonly(files)) as connection:
+    with open_readonly(files) as connection:
         for row in connection.execute("SELECT * FROM events WHERE seq > ? ORDER BY seq", (since,)):
             yield {**dict(row), "payload": json.loads(row["payload"])}
 

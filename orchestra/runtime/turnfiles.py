@@ -19,7 +19,7 @@ from orchestra.runtime.snapshots import take
 from orchestra.runtime.turns import commit_turn
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection
+    from collections.abc import AsyncIterator, Callable, Collection, Mapping
 
     from orchestra.agents.context import Snapshot, TurnRequest
     from orchestra.runtime.git import GitManager, Worktree
@@ -129,7 +129,11 @@ class IntegratedFiles:
                 lock = self._locks[name]
                 shared = name not in request.writes
                 await stack.enter_async_context(lock.shared() if shared else lock.exclusive())
-            yield await self._open(request, inner)
+            files = await self._open(request, inner)
+            yield files
+            # Only now: commits of a turn that fails after them (a condition, another repo) are in no checkpoint, and
+            # whoever has the worktree next must not stand on them. Its opening puts the files back.
+            self.held.update(files.committed)
 
     async def _open(self, request: TurnRequest, inner: Snapshot | None) -> TurnFiles:
         entries = (inner or {}).get(SESSION_SLOT, {})
@@ -190,6 +194,8 @@ class TurnFiles:
         self.trees = trees
         self.base = base
         """Where every repo was when the turn began: what its reading tools see."""
+        self.committed: dict[str, Held] = {}
+        """What the turn's commits hold, for those after it."""
         inside = {name: entry for name, entry in entries.items() if "on" in entry}
         self._now = {
             name: Held(inside[name]["commit"], inside[name]["n"]) if name in inside else base[name] for name in base
@@ -226,8 +232,12 @@ class TurnFiles:
                 )
         return {SESSION_SLOT: changed} if changed else {}
 
-    async def commit(self, message: str | None) -> Snapshot:
-        """Make the turn's one commit in every repo that it changed."""
+    async def commit(self, messages: Mapping[str, str]) -> Snapshot:
+        """Make the turn's one commit in every repo that it changed.
+
+        Args:
+            messages: Repo → what the commit is to say.
+        """
         await self.snapshot()
         entries: dict[str, dict[str, Any]] = {}
         for name in self._request.writes:
@@ -243,7 +253,7 @@ class TurnFiles:
                 turn=self._request.number,
                 tree_of=now.commit,
                 parent=base.commit,
-                message=message,
+                message=messages.get(name),
                 date=_date(self._request.started_at),
             )
             failpoint("turn-committed")
@@ -251,7 +261,7 @@ class TurnFiles:
             if commit != base.commit:
                 self._files.tell("turn_committed", {"repo": name, "commit": commit}, self._request)
             await stand_on(self._files.git, tree, commit)
-            self._files.held[name] = held
+            self.committed[name] = held
             entries[name] = {"commit": held.commit, "n": held.number}
         return {SESSION_SLOT: entries} if entries else {}
 

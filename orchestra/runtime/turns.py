@@ -7,6 +7,7 @@ import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from orchestra.agents.context import SESSION_SLOT
 from orchestra.errors import GitError
 from orchestra.runtime.git import RefUpdate, Worktree
 from orchestra.runtime.worktree import safe_name, stamp
@@ -71,7 +72,7 @@ async def commit_turn(
 
 def slot_of(where: Place) -> str:
     """Return the slot of a place; a repository without worktree stands for the session's."""
-    return where.slot if isinstance(where, Worktree) else "_session"
+    return where.slot if isinstance(where, Worktree) else SESSION_SLOT
 
 
 def turn_message(message: str, *, session: str, agent: str, turn: int) -> str:

@@ -127,6 +127,10 @@ class Workspace:
             repos[name] = WorkspaceRepo(repo, entry["base"], entry["merge_base"], entry["branch"])
         return cls(repos)
 
+    async def undo_start(self, git: GitManager, session: str) -> None:
+        """Let the bases go again: the session could not start."""
+        await _unpin(git, (repo.repository for repo in self.repos.values()), session)
+
     def as_json(self) -> dict[str, dict[str, Any]]:
         """Return what a resume needs."""
         return {name: repo.as_json() for name, repo in self.repos.items()}

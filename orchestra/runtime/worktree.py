@@ -8,6 +8,7 @@ import fcntl
 import os
 import re
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestra.errors import GitError
@@ -16,7 +17,6 @@ from orchestra.runtime.staging import copy_index
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from orchestra.runtime.git import GitManager
 
@@ -72,7 +72,7 @@ class WorktreeManager:
         if repo.top is None:
             message = f"repository {repo.name!r} is bare, and agents that write need a checkout beside their worktrees"
             raise GitError(message, code="bare-repository", hint=f"git clone '{repo.git_dir}' and name the clone")
-        return repo.top / ".orchestra" / "worktrees" / self._session / safe_name(slot)
+        return repo.top / worktree_place(self._session, slot)
 
     def _reason(self, slot: str) -> str:
         return f"orchestra:{self._session}:{slot}"
@@ -99,6 +99,11 @@ class WorktreeManager:
             raise GitError(f"the worktree {worktree.path} stands on {head} and not on {commit}", code="worktree-failed")
         # The private index comes last: that it is there says that the worktree is complete.
         copy_index(worktree.git_dir / "index", worktree.index)
+
+
+def worktree_place(session: str, slot: str) -> Path:
+    """Return where the worktree of a slot lies, below the repository's top."""
+    return Path(".orchestra", "worktrees", safe_name(session), safe_name(slot))
 
 
 def safe_name(name: str) -> str:
@@ -141,9 +146,7 @@ def ignore_own_directory(repo: Repository) -> None:
         own = repo.top / ".orchestra"
         _refuse_link(own)
         own.mkdir(mode=0o700, exist_ok=True)
-        ignore = own / ".gitignore"
-        if not ignore.exists():
-            ignore.write_text("*\n")
+        ignore_all(own)
     exclude = repo.common_dir / "info" / "exclude"
     text = exclude.read_text(errors="surrogateescape") if exclude.exists() else ""
     if EXCLUDE_LINE not in text.splitlines():
@@ -151,6 +154,17 @@ def ignore_own_directory(repo: Repository) -> None:
         gap = "" if not text or text.endswith("\n") else "\n"
         with exclude.open("a") as file:
             file.write(f"{gap}{EXCLUDE_LINE}\n")
+
+
+def ignore_all(directory: Path) -> None:
+    """Have git ignore all of a directory of ours.
+
+    What is there already stays as it is: a repository may hold a link in its place, to lead us elsewhere.
+    """
+    with contextlib.suppress(FileExistsError):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(directory / ".gitignore", flags, 0o600), "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor
+            file.write("*\n")
 
 
 def make_parents(repo: Repository, path: Path) -> None:

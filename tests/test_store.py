@@ -1,0 +1,97 @@
+"""Sessions as other processes read them: a damaged one is an error of its own, and of nobody else."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from orchestra.errors import SessionError
+from orchestra.runtime.store import (
+    SessionFiles,
+    SessionRecord,
+    find_session,
+    list_sessions,
+    read_checkpoints,
+    read_events,
+    read_session,
+)
+from tests.session_support import agent, chain, says
+
+if TYPE_CHECKING:
+    from tests.conftest import Workshop
+
+
+async def session(workshop: Workshop) -> SessionFiles:
+    pipeline = {"name": "x", "agents": {"one": agent()}, "graph": chain("one")}
+    result = await workshop.run(workshop.pipeline(pipeline, script={"one": [[says("1")]]}))
+    return find_session(workshop.repo.path, result.record.session_id)
+
+
+def damage(files: SessionFiles, statement: str) -> None:
+    with closing(sqlite3.connect(files.database)) as connection:
+        connection.execute("PRAGMA ignore_check_constraints = ON")
+        connection.execute(statement)
+        connection.commit()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE sessions SET status = 'exploded'",
+        "UPDATE sessions SET usage = '{\"input_tokens\"'",
+        "UPDATE sessions SET settings = '[]'",
+        "UPDATE sessions SET error = '" + "[" * 100_000 + "'",
+        "UPDATE sessions SET created_at = x'ff00'",
+        "UPDATE sessions SET pipeline = CAST(x'ff' AS TEXT)",
+        "UPDATE sessions SET version = 'one'",
+        "ALTER TABLE sessions DROP COLUMN inputs",
+        "DROP TABLE sessions",
+    ],
+)
+async def test_one_damaged_session_does_not_hide_the_others(workshop: Workshop, statement: str) -> None:
+    whole, damaged = await session(workshop), await session(workshop)
+    damage(damaged, statement)
+
+    record, error = list_sessions(workshop.repo.path)
+
+    assert isinstance(record, SessionRecord)
+    assert record.session_id == whole.session_id
+    assert isinstance(error, SessionError)
+    assert error.code == "database-unreadable"
+    assert str(damaged.database) in error.message
+    assert error.hint
+
+
+async def test_damaged_rows_of_the_log_are_said_to_be_unreadable(workshop: Workshop) -> None:
+    files = await session(workshop)
+    damage(files, "UPDATE checkpoints SET metadata = '{}' WHERE rowid = 1")
+    damage(files, "UPDATE events SET payload = '{' WHERE seq = 2")
+
+    for read in (read_checkpoints, lambda files: list(read_events(files))):
+        with pytest.raises(SessionError) as caught:
+            read(files)
+        assert caught.value.code == "database-unreadable"
+
+
+async def test_a_database_that_can_not_be_read_is_closed_again(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = await session(workshop)
+    files.database.write_bytes(b"no database" * 1000)
+    connect = sqlite3.connect
+    opened: list[sqlite3.Connection] = []
+
+    def remember(*args: Any, **more: Any) -> sqlite3.Connection:
+        opened.append(connect(*args, **more))
+        return opened[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", remember)
+    with pytest.raises(SessionError) as caught:
+        read_session(files)
+
+    assert caught.value.code == "database-unreadable"
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        opened[0].execute("SELECT 1")
