@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 @dataclass
 class Outcome:
     update: dict[str, Any]
-    commit_message: str | None = None
-    snapshot: dict[str, Any] = field(default_factory=dict)
+    decides: bool = False
+    commit_messages: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -37,7 +37,6 @@ class Counting:
 
     name: str
     turns: list[str]
-    reads: tuple[str, ...] = ()
     worktrees: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
 
@@ -59,10 +58,10 @@ class Planned:
         return Choice(tuple(plan[visit] if visit < len(plan) else self.written.defaults[agent]))
 
 
-async def run(written: Written) -> Counter[str]:
+async def run(written: Written, turns: list[str] | None = None) -> Counter[str]:
     topology = analyse(written.nodes, written.edges)
     router = Router(topology, find_parallelism(topology), Planned(written))
-    turns: list[str] = []
+    turns = [] if turns is None else turns
     bodies = {name: Counting(name, turns) for name in written.nodes}
     graph = lower(topology, router, bodies).compile(checkpointer=InMemorySaver())
     config: RunnableConfig = {"configurable": {"thread_id": "t"}, "recursion_limit": 10_000}
@@ -151,6 +150,24 @@ async def test_a_join_of_mode_any_starts_its_target_once_a_round() -> None:
     )
     turns = await run(written("open fast slow1 slow2 slow3 target done", edges, target=[["done"]]))
     assert turns == Counter(["open", "fast", "slow1", "slow2", "slow3", "target", "done"])
+
+
+async def test_a_join_of_mode_any_starts_its_target_beside_the_slow_branch() -> None:
+    edges = graph(
+        ("START", ["fast", "slow1"]),
+        ("slow1", "slow2"),
+        ("slow2", "slow3"),
+        (["fast", "slow3"], "target"),
+        ("target", "END"),
+        e3={"join": "any"},
+    )
+    program = written("fast slow1 slow2 slow3 target", edges)
+    order: list[str] = []
+
+    await run(program, order)
+
+    assert order.index("target") < order.index("slow3")
+    assert abs(order.index("target") - order.index("slow2")) == 1, "in the step after the arrival"
 
 
 async def test_a_join_of_mode_any_fires_again_in_the_next_round() -> None:

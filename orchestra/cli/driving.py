@@ -101,3 +101,5 @@ async def _interruptible(work: Coroutine[None, None, SessionResult], caught: lis
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
+            if caught:  # once more, while the result is being printed, must not look like a crash
+                signal.signal(number, lambda signum, _: os._exit(128 + signum))

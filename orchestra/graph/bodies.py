@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.messages import AIMessage
 from langgraph.types import interrupt
 
-from orchestra.agents.context import SESSION_SLOT, TurnFailed, newest_snapshot
+from orchestra.agents.context import TurnFailed
 from orchestra.agents.harness import AgentHarness
 from orchestra.agents.outputs import InvalidOutputError
 from orchestra.graph.briefing import briefing
@@ -33,6 +34,8 @@ class Outcome:
 
     update: dict[str, Any]
     commit_messages: dict[str, str] = field(default_factory=dict)
+    decides: bool = False
+    """Whether the output is a decision, which names the commits that it was made on."""
 
 
 class AgentBody:
@@ -60,18 +63,18 @@ class AgentBody:
         context = briefing(name, state, self._pipeline.topology, context=spec.context, turn=turn.number)
         variables = template_variables(state, self._pipeline, turn.number)
         result = await self._harness.run(variables=variables, context=context, turn=turn, config=config)
-        output = self._settled(result, state) if spec.mode == "interactive" else result.output
-        message = AIMessage(result.text or _as_text(output), name=name, id=f"{name}-{turn.number}")
+        decides = spec.mode == "interactive"
+        output = self._settled(result) if decides else result.output
+        text = result.text or ("" if isinstance(output, str) else json.dumps(output, ensure_ascii=False))
+        message = AIMessage(text, name=name, id=f"{name}-{turn.number}")
         update = {"agent_outputs": {name: output}, "messages": [message], **_own_fields(output, self._fields)}
-        return Outcome(update, result.commit_messages)
+        return Outcome(update, result.commit_messages, decides)
 
-    def _settled(self, result: TurnResult, state: Mapping[str, Any]) -> dict[str, Any]:
+    def _settled(self, result: TurnResult) -> dict[str, Any]:
         """End an interactive turn without a person at hand: with the first answer, or by waiting for one."""
         if self._agent.spec.when_absent == "pause":
             interrupt({"question": {"agent": self._agent.name, "text": result.text}})
-        held = newest_snapshot(state.get("snapshot", {}), result.snapshot).get(SESSION_SLOT, {})
-        commits = {repo: entry["commit"] for repo, entry in held.items()}
-        return {"decision": "done", "reason": None, "text": result.text, "commits": commits}
+        return {"decision": "done", "reason": None, "text": result.text, "commits": {}}
 
 
 class StepBody:
@@ -85,7 +88,7 @@ class StepBody:
         self.writes = step.writes
 
     async def __call__(self, state: Mapping[str, Any], turn: Turn, config: RunnableConfig) -> Outcome:  # noqa: ARG002 - the protocol's argument
-        """Call the tool; a command's exit code is a result, a tool that could not do its work fails the turn."""
+        """Call the tool: a command's exit code is a result, and so is the error of a tool that can't do its work."""
         (tool,) = self._step.tools
         variables = template_variables(state, self._pipeline, turn.number)
         args = _rendered(dict(self._step.spec.args), variables, f"step {self._step.name!r}")
@@ -103,16 +106,13 @@ class StepBody:
         return Outcome({"agent_outputs": {self._step.name: output}, **_own_fields(output, self._fields)})
 
     def _output(self, result: ToolResult) -> Any:
-        name = self._step.name
-        if not result.ok and result.exit_code is None:
-            raise TurnFailed(f"step {name!r}: {result.content}", code="step-failed", retry="restart")
         if self._step.output is None:
             return result.value
         try:
             return self._step.output.validate(result.value)
         except InvalidOutputError as error:
             problems = "\n".join(f"- {problem}" for problem in error.problems)
-            message = f"the output of step {name!r} is invalid:\n{problems}"
+            message = f"the output of step {self._step.name!r} is invalid:\n{problems}"
             raise TurnFailed(message, code="invalid-output", retry="restart") from error
 
 
@@ -144,9 +144,3 @@ def _rendered(value: Any, variables: Mapping[str, Any], where: str) -> Any:
     if isinstance(value, list):
         return [_rendered(item, variables, where) for item in value]
     return value
-
-
-def _as_text(output: Any) -> str:
-    import json
-
-    return json.dumps(output, ensure_ascii=False)

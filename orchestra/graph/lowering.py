@@ -21,7 +21,15 @@ from langgraph.graph import StateGraph
 from langgraph.runtime import Runtime  # noqa: TC002 - LangGraph reads the annotations of nodes
 from langgraph.types import Command, interrupt
 
-from orchestra.agents.context import Detached, RunContext, Turn, TurnFailed, TurnRequest
+from orchestra.agents.context import (
+    SESSION_SLOT,
+    Detached,
+    RunContext,
+    Turn,
+    TurnFailed,
+    TurnRequest,
+    newest_snapshot,
+)
 from orchestra.errors import OrchestraError, SessionError
 from orchestra.graph.routing import entry_route
 from orchestra.graph.state import reducers, state_schema, with_update
@@ -68,6 +76,10 @@ class Result(Protocol):
     def commit_messages(self) -> Mapping[str, str]:
         """Repo → what the agent wants its commit there to say."""
 
+    @property
+    def decides(self) -> bool:
+        """Whether the output is a decision, which names the commits that it was made on."""
+
 
 def lower(
     topology: Topology,
@@ -94,7 +106,9 @@ def lower(
         node = TurnNode(name, bodies[name], topology=topology, router=router, reduce=reduce, max_steps=max_steps)
         run: Any = node.run  # LangGraph's node types don't admit a plain mapping as the state
         graph.add_node(name, run, destinations=_destinations(topology, name))
-    for name in topology.joins:
+    for name, join in topology.joins.items():
+        if join.mode == "any":
+            continue  # an arrival starts the target itself
         graph.add_node(name, _join_node(name, topology, router), destinations=_destinations(topology, name))
     entries = entry_route(topology)
     if entries is None:
@@ -107,7 +121,9 @@ def lower(
 
 def _destinations(topology: Topology, name: str) -> tuple[str, ...]:
     """Name what a node may go to, so that LangGraph's own drawings are true."""
-    onward = topology.successors.get(name, ())
+    reached = topology.successors.get(name, ())
+    at_once = {join.name: join.target for join in topology.joins.values() if join.mode == "any"}
+    onward = tuple(dict.fromkeys(at_once.get(target, target) for target in reached))
     return (*onward, LANGGRAPH_END) if name in topology.exits or not onward else onward
 
 
@@ -167,6 +183,10 @@ class TurnNode:
         result = await self._body(state, turn, config)
         update = dict(result.update)
         update["snapshot"] = await turn.finish(result.commit_messages)
+        if result.decides:
+            held = newest_snapshot(state.get("snapshot"), update["snapshot"]).get(SESSION_SLOT, {})
+            commits = {repo: entry["commit"] for repo, entry in held.items()}
+            update["agent_outputs"] = {self._name: {**update["agent_outputs"][self._name], "commits": commits}}
         update["turns"] = {self._name: turn.number}
         update["ended"] = [{"agent": self._name, "turn": turn.number}]
         update["clock"] = datetime.now(UTC).isoformat(timespec="microseconds")
@@ -174,8 +194,7 @@ class TurnNode:
         route = await self._router.route(self._name, after, turn.number)
         for edge, chosen in route.choices.items():
             turn.emit("condition_chose", edge=edge, targets=chosen)
-        lineage = self._router.lineage(self._name, route.targets, state)
-        update |= route.update() | ({"lineage": lineage} if lineage else {})
+        update |= route.update()
         return Command(update=update, goto=list(route.targets))
 
     def _request(self, state: Mapping[str, Any], config: RunnableConfig) -> TurnRequest:
@@ -246,10 +265,7 @@ def _join_node(name: str, topology: Topology, router: Router) -> Callable[..., A
         if not step.fires:
             return Command(update=taken, goto=[])
         route = await router.route(name, state)
-        lineage = router.lineage(name, route.targets, state)
-        rounds = {"rounds": {name: state.get("rounds", {}).get(name, 0) + 1}} if join.mode == "any" else {}
-        update = taken | route.update() | rounds | ({"lineage": lineage} if lineage else {})
-        return Command(update=update, goto=list(route.targets))
+        return Command(update=taken | route.update(), goto=list(route.targets))
 
     return run
 

@@ -18,7 +18,7 @@ from orchestra.graph.parallel import Parallelism, find_parallelism
 from orchestra.graph.project import is_shipped
 from orchestra.graph.repos import RepoPaths
 from orchestra.graph.resolved import Node, ResolvedAgent, ResolvedPipeline, ResolvedStep
-from orchestra.graph.topology import analyse
+from orchestra.graph.topology import END, START, analyse
 from orchestra.prompts.composer import Layers, PromptComposer, check_template
 from orchestra.prompts.discovery import FileDiscovery
 from orchestra.tools.registry import ShellToolSpec, ToolRegistry, ToolSet, tool_registry
@@ -184,6 +184,27 @@ class _Resolution:
                     self._try(partial(self.discovery.find, kind, layer), place)
         for name, step in self.pipeline.steps.items():
             self._tool(toolset, step.tool, self.document.locate("steps", name, "tool"))
+        if self._is_graph_whole():
+            topology = analyse((*self.pipeline.agents, *self.pipeline.steps), self.pipeline.graph)
+            self.problems += check_topology(topology, find_parallelism(topology), self.document.locate)
+
+    def _is_graph_whole(self) -> bool:
+        """Tell whether what is wrong has left the graph as it was written, so that it can be analysed."""
+        written = self.document.value
+        parts = {"agents": self.pipeline.agents, "steps": self.pipeline.steps, "graph": self.pipeline.graph}
+        if any(len(written.get(key) or ()) != len(part) for key, part in parts.items()):
+            return False
+        names = {*self.pipeline.agents, *self.pipeline.steps, START, END}
+        ends = (
+            name
+            for edge in self.pipeline.graph
+            for name in (*edge.sources, *edge.targets, *((edge.on_max_loops,) if edge.on_max_loops else ()))
+        )
+        lines = [self.document.locate(key, key=True).line for key in written]
+        begin = self.document.locate("graph", key=True).line
+        end = min((line for line in lines if line > begin), default=begin + len(self.document.text))
+        errors = [problem.location for problem in self.problems if problem.severity == "error"]
+        return names.issuperset(ends) and not any(place and begin <= place.line < end for place in errors)
 
     @property
     def _failed(self) -> bool:

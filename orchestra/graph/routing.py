@@ -29,10 +29,18 @@ class Route:
     loops: dict[str, int] = field(default_factory=dict)
     choices: dict[str, list[str]] = field(default_factory=dict)
     arrivals: dict[str, dict[str, int]] = field(default_factory=dict)
+    rounds: dict[str, int] = field(default_factory=dict)
+    lineage: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def update(self) -> dict[str, Any]:
         """Return the state's update, without empty fields."""
-        fields = {"loops": self.loops, "choices": self.choices, "arrivals": self.arrivals}
+        fields = {
+            "loops": self.loops,
+            "choices": self.choices,
+            "arrivals": self.arrivals,
+            "rounds": self.rounds,
+            "lineage": self.lineage,
+        }
         return {"frontier": list(self.targets), **{name: value for name, value in fields.items() if value}}
 
 
@@ -50,7 +58,6 @@ class Router:
         self._topology = topology
         self._parallelism = parallelism
         self._conditions = conditions
-        self._any_joins = frozenset(name for name, join in topology.joins.items() if join.mode == "any")
 
     async def route(self, node: str, state: Mapping[str, Any], turn: int = 0) -> Route:
         """Decide what starts when `node` has ended.
@@ -72,10 +79,44 @@ class Router:
             if looped:
                 route.loops[edge.key] = state.get("loops", {}).get(edge.key, 0) + 1
             route.targets.update(dict.fromkeys(target for target in targets if target != END))
-        for join in self._topology.arrivals.get(node, ()):
-            route.arrivals[join] = {node: turn}
-            route.targets[join] = None
+        self._descend(node, route, state)
+        for name in self._topology.arrivals.get(node, ()):
+            join = self._topology.joins[name]
+            if join.mode == "any":
+                self._arrive_at_any(node, join, route, state)
+            else:
+                route.arrivals[name] = {node: turn}
+                route.targets[name] = None
         return route
+
+    def _descend(self, node: str, route: Route, state: Mapping[str, Any]) -> None:
+        """Hand on from which rounds of the joins of mode `any` the node's turn descends."""
+        own = self._descent(node, state)
+        if own:
+            route.lineage = dict.fromkeys(route.targets, own)
+
+    def _descent(self, node: str, state: Mapping[str, Any]) -> dict[str, int]:
+        known = state.get("lineage", {})
+        join = self._topology.joins.get(node)
+        own: dict[str, int] = {}
+        for origin in join.sources if join else (node,):
+            for name, count in known.get(origin, {}).items():
+                own[name] = max(count, own.get(name, 0))
+        return own
+
+    def _arrive_at_any(self, node: str, join: Join, route: Route, state: Mapping[str, Any]) -> None:
+        """Start the target of a join of mode `any` for the first arrival of a round.
+
+        An arrival that does not descend from the join's last start belongs to that round still, and starts nothing.
+        No node stands between: it would take a step of its own, beside whatever slow sibling is at work.
+        """
+        done = state.get("rounds", {}).get(join.name, 0)
+        own = self._descent(node, state)
+        if own.get(join.name, 0) < done:
+            return
+        route.targets[join.target] = None
+        route.rounds[join.name] = done + 1
+        route.lineage[join.target] = {**route.lineage.get(join.target, {}), **own, join.name: done + 1}
 
     async def _choose(self, edge: Edge, state: Mapping[str, Any]) -> tuple[str, ...]:
         if edge.condition is None:
@@ -103,37 +144,14 @@ class Router:
         left = tuple(target for target in chosen if target not in edge.loop_targets)
         return left or ((edge.on_max_loops,) if edge.on_max_loops else ()), False
 
-    def lineage(self, node: str, targets: Iterable[str], state: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-        """Say from which rounds of the joins of mode `any` the targets descend: those of the node that starts them."""
-        if not self._any_joins:
-            return {}
-        known = state.get("lineage", {})
-        join = self._topology.joins.get(node)
-        own: dict[str, int] = {}
-        for origin in join.sources if join else (node,):
-            for name, count in known.get(origin, {}).items():
-                own[name] = max(count, own.get(name, 0))
-        if node in self._any_joins:
-            own[node] = state.get("rounds", {}).get(node, 0) + 1
-        return {target: own for target in targets if own and target not in self._topology.joins}
-
     def join(self, join: Join, state: Mapping[str, Any]) -> JoinStep:
-        """Decide whether a join fires in this step, waits, or has nothing to do."""
+        """Decide whether a join of mode `all` fires in this step, waits, or has nothing to do."""
         waiting = _pending(join, state)
-        if join.mode == "any":
-            return self._join_any(join, waiting, state)
         active = [node for node in state.get("frontier", ()) if node != join.name]
         if not waiting:
             return JoinStep(fires=False, waits=False)
         fires = join.name in self._firing(join, active, state)
         return JoinStep(fires=fires, waits=not fires, taken=waiting if fires else {})
-
-    def _join_any(self, join: Join, waiting: dict[str, int], state: Mapping[str, Any]) -> JoinStep:
-        """Fire for an arrival that descends from the join's last start; what is older belongs to that round."""
-        done = state.get("rounds", {}).get(join.name, 0)
-        lineage = state.get("lineage", {})
-        fresh = any(lineage.get(source, {}).get(join.name, 0) >= done for source in waiting)
-        return JoinStep(fires=fresh, waits=False, taken=waiting)
 
     def _firing(self, join: Join, active: list[str], state: Mapping[str, Any]) -> set[str]:
         """Return which joins fire in this step: the same answer in every join, from the same state.
