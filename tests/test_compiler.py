@@ -198,3 +198,18 @@ def test_a_shipped_pipeline_takes_no_files_and_no_addresses_from_a_foreign_proje
     assert not (workshop.repo.path / "evil/tools/ran").exists()
     assert resolved.pipeline.providers["anthropic"].api_base is None
     assert resolved.agents["critic"].model.provider.name == "mine"
+
+
+@pytest.mark.parametrize(("model", "warned"), [("nobody-knows-it", True), ("claude-haiku-5-5", False)])
+def test_a_cost_limit_that_cannot_count_a_model_is_warned_about(workshop: Workshop, model: str, warned: bool) -> None:
+    path = workshop.pipeline(
+        {
+            "name": "priced",
+            "providers": {"default": "anthropic", "anthropic": {}},
+            "agents": {"a": {"task": {"template": "Hi."}, "model": model}},
+            "graph": [{"from": "START", "to": "a"}, {"from": "a", "to": "END"}],
+            "limits": {"max_cost_usd": 1},
+        }
+    )
+    resolved = load_and_resolve(path, find_project(workshop.repo.path), repos={}, cwd=workshop.repo.path)
+    assert ("unknown-price" in {problem.code for problem in resolved.warnings}) is warned

@@ -47,6 +47,19 @@ def played_from_scripts(agents: Mapping[str, ResolvedAgent]) -> dict[str, list[s
     return played
 
 
+def price_warnings(pipeline: Pipeline, document: Document, agents: Mapping[str, ResolvedAgent]) -> Iterator[Problem]:
+    """Warn where `limits.max_cost_usd` can't count a model, since nobody knows its price."""
+    if pipeline.limits.max_cost_usd is None:
+        return
+    from orchestra.agents.usage import price_known
+
+    unknown = {agent.model.model: agent.name for agent in agents.values() if not price_known(agent.model)}
+    for model, name in sorted(unknown.items()):
+        message = f"the price of the model {model!r} is not known, so its calls don't count towards `max_cost_usd`"
+        hint = "bound such agents with `max_tokens` under `limits`"
+        yield Problem("unknown-price", message, document.locate("agents", name, "model"), hint, "warning")
+
+
 def model_problems(
     pipeline: Pipeline, document: Document, agents: Mapping[str, ResolvedAgent], resolver: ProviderResolver
 ) -> Iterator[Problem]:

@@ -12,7 +12,7 @@ from orchestra.graph.checks import check_topology, parallel_write_warnings
 from orchestra.graph.conditions import ConditionRegistry
 from orchestra.graph.extension import RESERVED, Extension, check_reducers, load_extension, output_fields
 from orchestra.graph.loader import read_pipeline
-from orchestra.graph.models import model_problems, played_from_scripts, provider_config
+from orchestra.graph.models import model_problems, played_from_scripts, price_warnings, provider_config
 from orchestra.graph.notyet import not_yet
 from orchestra.graph.parallel import Parallelism, find_parallelism
 from orchestra.graph.project import is_shipped
@@ -144,6 +144,7 @@ class _Resolution:
         self.problems += parallel_write_warnings(topology, parallelism, writes, self.document.locate)
         if not self._failed:
             self._check_templates(agents, steps, extension)
+            self.problems += price_warnings(self.pipeline, self.document, agents)
         self._check_scripts(agents, resolver)
         if self._failed:
             raise PipelineError.of(self.problems)

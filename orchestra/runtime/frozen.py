@@ -147,7 +147,8 @@ def _is_small(path: Path) -> bool:
 
 
 def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for parent in [above for above in reversed(target.parents) if not above.exists()]:
+        parent.mkdir(mode=0o700)  # one by one: `parents=True` gives those on the way the umask's mode
     shutil.copyfile(source, target)
     target.chmod(0o600)
 

@@ -148,7 +148,9 @@ def _result(code: int | None, seconds: float, stdout: str, stderr: str) -> ToolR
     parts += [f"stderr:\n{stderr.rstrip()}"] if stderr.strip() else []
     if len(parts) == 1:
         parts.append("(no output)")
-    value = {"exit_code": number, "stdout": stdout, "stderr": stderr}
+    # A step has only the value, in which 124 could be the command's own.
+    note = f"{head}\n" if code is None else ""
+    value = {"exit_code": number, "stdout": stdout, "stderr": f"{stderr}{note}"}
     return ToolResult(ok=number == 0, content="\n".join(parts), value=value, exit_code=number)
 
 
