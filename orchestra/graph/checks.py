@@ -1,10 +1,10 @@
-"""What can be wrong with a graph as a whole: unreachable agents, endless cycles, ambiguous arrivals."""
+"""What can be wrong with a graph as a whole, such as endless cycles, and with what its steps are given."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from orchestra.errors import Problem
+from orchestra.errors import Problem, did_you_mean
 from orchestra.graph.topology import END, START, Edge, Topology, reachable
 
 if TYPE_CHECKING:
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from orchestra.errors import Location
     from orchestra.graph.parallel import AmbiguousArrival, Parallelism
+    from orchestra.graph.schema import StepSpec
+    from orchestra.tools.registry import Tool
 
 _MOST_NAMES = 8
 """In one message."""
@@ -325,3 +327,18 @@ def _loops_out_of_branches(topology: Topology, parallelism: Parallelism, locate:
                         locate("graph", edge.index),
                         "join the branches before the edge that goes back",
                     )
+
+
+def wrong_arguments(name: str, spec: StepSpec, tool: Tool, locate: Locate) -> Iterator[Problem]:
+    """Check a step's arguments as far as they are no templates: its names, and that none lacks."""
+    known = tool.parameters.get("properties", {})
+    for argument in spec.args:
+        if argument not in known:
+            hint = did_you_mean(argument, known) or f"it takes: {', '.join(known) or 'no arguments'}"
+            place = locate("steps", name, "args", argument, key=True)
+            yield Problem("unknown-argument", f"the tool {tool.name!r} has no argument {argument!r}", place, hint)
+    for argument in tool.parameters.get("required", ()):
+        if argument not in spec.args:
+            place = locate("steps", name, key=True)
+            message = f"the tool {tool.name!r} needs the argument {argument!r}"
+            yield Problem("missing-argument", message, place, f"add `args: {{{argument}: …}}`")

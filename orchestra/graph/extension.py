@@ -1,4 +1,4 @@
-"""A pipeline's own fields of the state: a Pydantic model, named under `state:`, merged into the base state."""
+"""The user's Pydantic models: fields of the state (`state:`), merged into the base state, and outputs (`output:`)."""
 
 from __future__ import annotations
 
@@ -137,3 +137,22 @@ def output_fields(output: OutputSpec | None, extension: Extension) -> tuple[str,
     """Return the fields of the extension that an output of this form writes: properties of the same name."""
     properties = output.schema.get("properties", {}) if output is not None else {}
     return tuple(name for name in extension.annotations if name in properties)
+
+
+def load_output(spec: str | Mapping[str, Any], search: Sequence[Path]) -> OutputSpec:
+    """Return the form of an output: an inline JSON Schema, or a Pydantic model by its import path.
+
+    Raises:
+        PipelineError: `bad-output-schema`, `bad-import`, or `output-not-a-model`.
+    """
+    from orchestra.agents.outputs import OutputSpec
+
+    if not isinstance(spec, str):
+        return OutputSpec.from_schema(spec)
+    from pydantic import BaseModel
+
+    model = import_object(spec, search=search)
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        message = f"`output: {spec}` is {model!r:.100}, not a Pydantic model"
+        raise PipelineError(message, code="output-not-a-model", hint="name a class that derives from BaseModel")
+    return OutputSpec.from_model(model)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestra.agents.providers import ModelRef, ProviderResolver
 from orchestra.errors import PipelineError, Problem, did_you_mean, sort_problems
-from orchestra.graph.checks import check_topology, parallel_write_warnings
+from orchestra.graph.checks import check_topology, parallel_write_warnings, wrong_arguments
 from orchestra.graph.conditions import ConditionRegistry
-from orchestra.graph.extension import RESERVED, Extension, check_reducers, load_extension, output_fields
+from orchestra.graph.extension import RESERVED, Extension, check_reducers, load_extension, load_output, output_fields
 from orchestra.graph.loader import read_pipeline
 from orchestra.graph.models import model_problems, played_from_scripts, price_warnings, provider_config
 from orchestra.graph.notyet import not_yet
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from orchestra.errors import Location
     from orchestra.graph.loader import LoadedPipeline
     from orchestra.graph.project import Project
-    from orchestra.graph.schema import AgentSpec, Pipeline, StepSpec
+    from orchestra.graph.schema import AgentSpec, Pipeline
     from orchestra.tools.registry import Tool
 
 T = TypeVar("T")
@@ -314,22 +314,8 @@ class _Resolution:
             tool = self._tool(toolset, spec.tool, place)
             output = self._output(spec.output, ("steps", name))
             if tool is not None:
-                self.problems += list(self._wrong_arguments(name, spec, tool))
+                self.problems += wrong_arguments(name, spec, tool, self.document.locate)
                 yield name, ResolvedStep(name, (tool,), output, self.repos, spec)
-
-    def _wrong_arguments(self, name: str, spec: StepSpec, tool: Tool) -> Iterator[Problem]:
-        """Check a step's arguments as far as they are no templates: its names, and that none lacks."""
-        known = tool.parameters.get("properties", {})
-        for argument in spec.args:
-            if argument not in known:
-                hint = did_you_mean(argument, known) or f"it takes: {', '.join(known) or 'no arguments'}"
-                place = self.document.locate("steps", name, "args", argument, key=True)
-                yield Problem("unknown-argument", f"the tool {tool.name!r} has no argument {argument!r}", place, hint)
-        for argument in tool.parameters.get("required", ()):
-            if argument not in spec.args:
-                place = self.document.locate("steps", name, key=True)
-                message = f"the tool {tool.name!r} needs the argument {argument!r}"
-                yield Problem("missing-argument", message, place, f"add `args: {{{argument}: …}}`")
 
     def _tools(self, toolset: ToolSet, names: Sequence[str], loc: tuple[str, ...]) -> tuple[Tool, ...]:
         """Find an agent's tools: its own and those that every agent has, each once."""
@@ -365,26 +351,9 @@ class _Resolution:
         return ref
 
     def _output(self, spec: str | Mapping[str, Any] | None, loc: tuple[str, ...]) -> OutputSpec | None:
-        from orchestra.agents.outputs import OutputSpec
-
         if spec is None:
             return None
-        place = self.document.locate(*loc, "output")
-        if not isinstance(spec, str):
-            return self._try(lambda: OutputSpec.from_schema(spec), place)
-        return self._try(lambda: self._model_output(spec), place)
-
-    def _model_output(self, spec: str) -> OutputSpec:
-        from pydantic import BaseModel
-
-        from orchestra.agents.outputs import OutputSpec
-        from orchestra.imports import import_object
-
-        model = import_object(spec, search=self.imports)
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            message = f"`output: {spec}` is {model!r:.100}, not a Pydantic model"
-            raise PipelineError(message, code="output-not-a-model", hint="name a class that derives from BaseModel")
-        return OutputSpec.from_model(model)
+        return self._try(lambda: load_output(spec, self.imports), self.document.locate(*loc, "output"))
 
     def _check_fields(self, extension: Extension, nodes: Mapping[str, Node], parallelism: Parallelism) -> None:
         fields = {name: output_fields(node.output, extension) for name, node in nodes.items()}
