@@ -484,3 +484,8 @@ def test_a_line_of_the_log_is_one_line() -> None:
     assert len(line.splitlines()) == 1
     assert len(line) < 220
     assert not ESCAPES.search(line)
+
+
+def test_a_warning_is_told_in_its_own_words() -> None:
+    line = line_of("2026-01-01T12:00:00+00:00", "warning", "a", 1, {"code": "answer-cut", "message": "was\x1b[2J cut"})
+    assert line.split(maxsplit=2) == ["12:00:00", "a", "warning: was\\x1b[2J cut"]

@@ -89,6 +89,8 @@ def _what(kind: str, payload: Mapping[str, Any]) -> str | None:  # noqa: C901, P
             return kind.replace("_", " ")
         case "note":
             return str(payload["text"])
+        case "warning":
+            return f"warning: {payload['message']}"
         case "turn_started":
             return "goes on" if payload.get("resumed") else "starts"
         case "turn_ended":
