@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import aiosqlite
     from langchain_core.runnables import RunnableConfig
 
+    from orchestra.agents.context import Snapshot
     from orchestra.graph.resolved import ResolvedPipeline
     from orchestra.runtime.git import GitManager
     from orchestra.runtime.observability import Event
@@ -175,20 +176,9 @@ class _Drive:
             self._log.emit("note", {"text": note})
         try:
             files.let_go_first(await self._interrupted_turns())
-            await follower.move(await self._checkpointed(held))
-            async with asyncio.timeout(limits.timeout) as clock:
-                await self._graph.ainvoke(
-                    self._input() if await self._is_new() else None,
-                    self._config,
-                    context=GraphContext(run),
-                    durability="sync",
-                )
+            await follower.move(await self._checkpointed())
+            await self._invoke(run, limits.timeout)
             await self._settle(run)
-        except TimeoutError:
-            if not clock.expired():
-                raise
-            error = timed_out(limits.timeout)
-            await self._fail({"code": error.code, "message": error.message, "hint": error.hint, "agent": None})
         except OrchestraError as error:
             await self._fail({"code": error.code, "message": error.message, "hint": error.hint, "agent": None})
         except asyncio.CancelledError:
@@ -210,6 +200,22 @@ class _Drive:
                 }
             )
 
+    async def _invoke(self, run: SessionRun, seconds: float | None) -> None:
+        """Run the graph from where it stands, for so long at the most."""
+        clock = asyncio.timeout(seconds)
+        try:
+            async with clock:
+                await self._graph.ainvoke(
+                    self._input() if await self._is_new() else None,
+                    self._config,
+                    context=GraphContext(run),
+                    durability="sync",
+                )
+        except TimeoutError:
+            if clock.expired():
+                raise timed_out(seconds) from None
+            raise
+
     def _what_runs(self) -> dict[str, Any]:
         """Name the pipeline and its file: a project may put another file behind the name of a shipped pipeline."""
         settings = self._record.settings
@@ -227,21 +233,19 @@ class _Drive:
 
     async def _held(self) -> dict[str, Held]:
         """Return where every repo is: at the last checkpoint, with what finished after it."""
-        snapshot = await self._saver.expected_snapshot(self._session, "") or {}
-        entries_held = snapshot.get(SESSION_SLOT, {})
-        return {
-            name: Held(entries_held[name]["commit"], entries_held[name]["n"]) if name in entries_held else Held(base, 0)
-            for name, base in self._workspace.bases.items()
-        }
+        return self._places(await self._saver.expected_snapshot(self._session, "") or {})
 
-    async def _checkpointed(self, held: Mapping[str, Held]) -> dict[str, str]:
+    async def _checkpointed(self) -> dict[str, str]:
         """Return the commits of the last checkpoint itself: branches follow checkpoints, not pending writes."""
         found = await self._saver.aget_tuple(self._config)
         snapshot = (found.checkpoint["channel_values"].get("snapshot") or {}) if found else {}
-        entries_held = snapshot.get(SESSION_SLOT, {})
+        return {name: place.commit for name, place in self._places(snapshot).items()}
+
+    def _places(self, snapshot: Snapshot) -> dict[str, Held]:
+        held = snapshot.get(SESSION_SLOT, {})
         return {
-            name: entries_held[name]["commit"] if name in entries_held else self._workspace.repos[name].base
-            for name in held
+            name: Held(held[name]["commit"], held[name]["n"]) if name in held else Held(base, 0)
+            for name, base in self._workspace.bases.items()
         }
 
     async def _branch_positions(self) -> dict[str, str | None]:
@@ -371,4 +375,4 @@ def _cause(failures: list[dict[str, Any]], counted: int, most: int) -> dict[str,
     }
 
 
-_LIMITS = frozenset({"max-steps", "max-tokens", "max-cost", "timeout"})
+_LIMITS = frozenset({"max-steps", "max-tokens", "max-cost"})
