@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextvars
 import inspect
 import linecache
-import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from orchestra.errors import Location, PipelineError, Problem, SessionError, did_you_mean
 from orchestra.graph.readonly import read_only
 from orchestra.imports import import_file
+from orchestra.tools.base import in_daemon
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
     from types import ModuleType
@@ -247,41 +246,9 @@ def _record() -> Iterator[list[Condition]]:
 async def _call(function: Callable[..., Any], state: Any) -> Any:
     if inspect.iscoroutinefunction(function):
         return await function(state)
-    returned = await _in_thread(function, state)
+    # In a daemon thread: a condition that never ends blocks neither the session nor the program's end.
+    returned = await in_daemon(lambda: function(state))
     return await returned if inspect.isawaitable(returned) else returned
-
-
-async def _in_thread(function: Callable[..., Any], state: Any) -> Any:
-    """Call in a daemon thread: a function that never ends neither blocks the session nor the program's end."""
-    import asyncio
-
-    loop = asyncio.get_running_loop()
-    result: asyncio.Future[Any] = loop.create_future()
-    context = contextvars.copy_context()
-
-    def settle(value: Any, error: BaseException | None) -> None:
-        if result.done():  # given up
-            return
-        if error is None:
-            result.set_result(value)
-        else:
-            # A future refuses StopIteration, and lets nothing else out of a thread than an Exception.
-            plain = isinstance(error, Exception) and not isinstance(error, StopIteration)
-            result.set_exception(error if plain else RuntimeError(f"{type(error).__name__}: {error}"))
-
-    def run() -> None:
-        value, failure = None, None
-        try:
-            value = context.run(function, state)
-        except BaseException as error:  # noqa: BLE001 - also SystemExit: it is the condition that failed
-            failure = error
-        try:
-            loop.call_soon_threadsafe(settle, value, failure)
-        except RuntimeError:  # the loop is closed: nobody waits any more
-            return
-
-    threading.Thread(target=run, name="condition", daemon=True).start()
-    return await result
 
 
 def _choice(condition: Condition, returned: Any, targets: Mapping[str, str]) -> Choice:

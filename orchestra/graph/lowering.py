@@ -176,7 +176,7 @@ class TurnNode:
         if runtime.context is None:
             raise failure  # the program that embeds the graph has nobody who would resume it
         run.emit("turn_stopped", agent=self._name, turn=request.number, code=failure.code, message=failure.message)
-        interrupt(failure_payload(self._name, request, failure))
+        interrupt(failure_payload(self._name, failure, turn=request.number, attempt=request.attempt))
         raise failure  # an interrupt is never answered for a failure; the node runs again instead
 
     async def _turn(self, state: dict[str, Any], turn: Turn, config: RunnableConfig) -> Command[Any]:
@@ -240,18 +240,10 @@ def _internal(node: str, error: Exception) -> TurnFailed:
     )
 
 
-def failure_payload(node: str, request: TurnRequest, failure: OrchestraError) -> dict[str, Any]:
+def failure_payload(node: str | None, failure: OrchestraError, **where: int) -> dict[str, Any]:
     """Return what the driver reads from the interrupt of a failed turn."""
-    return {
-        "failed": {
-            "agent": node,
-            "turn": request.number,
-            "attempt": request.attempt,
-            "code": failure.code,
-            "message": failure.message,
-            "hint": failure.hint,
-        }
-    }
+    details = {"code": failure.code, "message": failure.message, "hint": failure.hint}
+    return {"failed": {"agent": node, **where, **details}}
 
 
 def _join_node(name: str, topology: Topology, router: Router) -> Callable[..., Any]:
@@ -275,9 +267,7 @@ def _start_node(router: Router) -> Callable[..., Any]:
         try:
             route = await router.route(START, state)
         except OrchestraError as failure:
-            interrupt(
-                {"failed": {"agent": None, "code": failure.code, "message": failure.message, "hint": failure.hint}}
-            )
+            interrupt(failure_payload(None, failure))
             raise
         return Command(update=route.update(), goto=list(route.targets))
 

@@ -18,10 +18,11 @@ from orchestra.graph.parallel import Parallelism, find_parallelism
 from orchestra.graph.project import is_shipped
 from orchestra.graph.repos import RepoPaths
 from orchestra.graph.resolved import Node, ResolvedAgent, ResolvedPipeline, ResolvedStep
+from orchestra.graph.rules import shell_tool_spec
 from orchestra.graph.topology import END, START, analyse
 from orchestra.prompts.composer import Layers, PromptComposer, check_template
 from orchestra.prompts.discovery import FileDiscovery
-from orchestra.tools.registry import ShellToolSpec, ToolRegistry, ToolSet, tool_registry
+from orchestra.tools.registry import ToolRegistry, ToolSet, tool_registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -259,16 +260,7 @@ class _Resolution:
         registry = ToolRegistry(parent=tool_registry)
         self._tools_complete = self._load(registry, "tools")
         specs = [
-            ShellToolSpec(
-                repo=repo,
-                name=name,
-                command=tool.command,
-                description=tool.description or "",
-                args=tool.args,
-                timeout=tool.timeout,
-                writes=tool.writes,
-                env=tool.env,
-            )
+            shell_tool_spec(repo, name, tool)
             for repo, tools in self.pipeline.workspace.tools.items()
             for name, tool in tools.items()
         ]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from orchestra.graph.reader import Reading
     from orchestra.graph.schema import InputSpec, Pipeline, ProviderSpec, ShellTool
+    from orchestra.tools.shell import ShellToolSpec
 
 IMPLICIT_REPO = "repo"
 """The name of the current directory's repository in a pipeline without `workspace.repos`."""
@@ -150,13 +151,11 @@ def _check_workspace(reading: Reading, pipeline: Pipeline, builtin_tools: Callab
             _check_shell_tool(reading, repo, name, tools[name])
 
 
-def _check_shell_tool(reading: Reading, repo: str, name: str, tool: ShellTool) -> None:
-    from orchestra.tools.shell import ShellToolSpec, check_shell_tool
+def shell_tool_spec(repo: str, name: str, tool: ShellTool) -> ShellToolSpec:
+    """Translate a shell tool's section into plain arguments."""
+    from orchestra.tools.shell import ShellToolSpec
 
-    path = ("workspace", "tools", repo, name)
-    if reading.wrong_keys(*path) or len(tool.args) != len(reading.written(*path, "args")) or not tool.command:
-        return
-    spec = ShellToolSpec(
+    return ShellToolSpec(
         repo=repo,
         name=name,
         command=tool.command,
@@ -166,6 +165,15 @@ def _check_shell_tool(reading: Reading, repo: str, name: str, tool: ShellTool) -
         writes=tool.writes,
         env=tool.env,
     )
+
+
+def _check_shell_tool(reading: Reading, repo: str, name: str, tool: ShellTool) -> None:
+    from orchestra.tools.shell import check_shell_tool
+
+    path = ("workspace", "tools", repo, name)
+    if reading.wrong_keys(*path) or len(tool.args) != len(reading.written(*path, "args")) or not tool.command:
+        return
+    spec = shell_tool_spec(repo, name, tool)
     hints: list[str] = []
     for problem in check_shell_tool(spec):
         message, _, hint = problem.partition("; ")

@@ -181,6 +181,7 @@ async def in_thread(work: Callable[[], Result]) -> Result:
 def in_daemon(work: Callable[[], Any]) -> Future[Any]:
     """Run work in a daemon thread: one that hangs must not keep the process from ending, as a pool's would."""
     import asyncio
+    import contextlib
     import contextvars
     import threading
 
@@ -201,11 +202,11 @@ def in_daemon(work: Callable[[], Any]) -> Future[Any]:
         try:
             result = variables.run(work)
         except BaseException as caught:  # noqa: BLE001 - SystemExit of a tool, too, is a message to the agent
-            error = caught if isinstance(caught, Exception) else RuntimeError(f"{type(caught).__name__}: {caught}")
-            if isinstance(caught, StopIteration):
-                error = RuntimeError("StopIteration")  # a future can't hold it
-        if not loop.is_closed():
+            # A future refuses StopIteration, and lets nothing else out of a thread than an Exception.
+            plain = isinstance(caught, Exception) and not isinstance(caught, StopIteration)
+            error = caught if plain else RuntimeError(f"{type(caught).__name__}: {caught}")
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(settle, result, error)
 
-    threading.Thread(target=run, name="orchestra-tool", daemon=True).start()
+    threading.Thread(target=run, name="orchestra-user-code", daemon=True).start()
     return future
