@@ -7,7 +7,6 @@ not routed to.
 
 from __future__ import annotations
 
-import logging
 import traceback
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from orchestra.graph.routing import Router
-
-logger = logging.getLogger(__name__)
 
 ROUTE_START = "route.START"
 """The helper node that asks the conditions on START; it never shows to users."""

@@ -91,10 +91,6 @@ class Topology:
             self._reach[key] = frozenset(reachable(self.successors, (source,), closed))
         return self._reach[key]
 
-    def edges_of(self, index: int) -> tuple[Edge, ...]:
-        """Return the analysed edges of one entry under `graph`."""
-        return tuple(edge for edges in self.edges.values() for edge in edges if edge.index == index)
-
 
 def reachable(
     successors: Mapping[str, Sequence[str]], sources: Iterable[str], avoiding: Collection[str] = ()

@@ -267,10 +267,10 @@ def read_turns(files: SessionFiles) -> list[dict[str, Any]]:
         return [dict(row) for row in connection.execute("SELECT * FROM turns")]
 
 
-def read_events(files: SessionFiles, *, since: int = 0) -> Iterator[dict[str, Any]]:
-    """Yield the events of a session in order, those after the sequence number `since`."""
+def read_events(files: SessionFiles) -> Iterator[dict[str, Any]]:
+    """Yield the events of a session in order."""
     with open_readonly(files) as connection:
-        for row in connection.execute("SELECT * FROM events WHERE seq > ? ORDER BY seq", (since,)):
+        for row in connection.execute("SELECT * FROM events ORDER BY seq"):
             yield {**dict(row), "payload": json.loads(row["payload"])}
 
 
