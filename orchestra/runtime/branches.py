@@ -55,6 +55,7 @@ class BranchFollower:
         """Index a checkpoint's commits; at a root checkpoint move the branches."""
         failpoint("checkpoint-written")
         await self._index.record(saved.id, saved.namespace, self._states(saved), created_at=saved.created_at)
+        failpoint("checkpoint-indexed")
         self._tell("checkpoint", {"id": saved.id, "namespace": saved.namespace, "repos": dict(saved.repos)})
         if not saved.namespace:
             await self.move(saved.repos)
@@ -72,6 +73,7 @@ class BranchFollower:
             if repo.branch is None or (old == commit and name not in self.refs):
                 continue
             moved = await move_branch(self._git, repo.repository, repo.branch, commit, old, session=self._session)
+            failpoint("one-branch-moved")
             if moved.checked_out_at is None:
                 self._at[name] = commit
                 self.refs.pop(name, None)

@@ -58,7 +58,7 @@ class OrchestraSaver(AsyncSqliteSaver):
     after_put: Callable[[SavedCheckpoint], Awaitable[None]] | None = None
     """Called when a checkpoint is on disk: branches follow checkpoints."""
     before_put: Callable[[], Awaitable[None]] | None = None
-    """Called before a checkpoint is written: its events come first."""
+    """Called before a checkpoint or its pending writes are written: their events come first."""
 
     def __init__(
         self,
@@ -141,6 +141,7 @@ class OrchestraSaver(AsyncSqliteSaver):
             "created_at": saved.created_at,
         }
         enriched: dict[str, Any] = {**metadata, METADATA_KEY: shown}
+        failpoint("checkpoint-due")
         result = await super().aput(config, checkpoint, cast("CheckpointMetadata", enriched), new_versions)
         if not namespace:
             self._snapshots.clear()  # the turns of the step are over, and their namespaces with them
@@ -153,6 +154,9 @@ class OrchestraSaver(AsyncSqliteSaver):
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
         """Write what a task gave, which the next checkpoint takes in."""
+        if self.before_put is not None:
+            await self.before_put()
+        failpoint("writes-due")
         await super().aput_writes(config, writes, task_id, task_path)
         failpoint("writes-stored")
 

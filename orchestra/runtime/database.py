@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import aiosqlite
 
+from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.store import SessionFiles, SessionRecord, SessionRow, schema
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ async def create_database(record: SessionRecord) -> None:
     async with _connected(draft) as connection:
         await connection.executescript(schema("session") + schema("events"))
         await SessionRow(connection, asyncio.Lock()).create(record)
+    failpoint("database-drafted")
     draft.rename(database)
 
 

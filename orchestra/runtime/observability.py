@@ -12,6 +12,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.store import now
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ class ObservabilityLogger:
             self.usage.add(payload)
         self._pending.append(event)
         self._wake.set()
+        failpoint(f"event-{type}")
         if self._listener is not None:
             try:
                 self._listener(event)
@@ -151,12 +153,14 @@ class ObservabilityLogger:
             return
         async with self._lock:
             batch = list(self._pending)
+            failpoint("events-due")
             try:
                 await self._write(batch)
             except BaseException:
                 await self._connection.rollback()
                 raise
             del self._pending[: len(batch)]
+        failpoint("events-written")
 
     async def _write(self, batch: list[Event]) -> None:
         await self._connection.executemany(

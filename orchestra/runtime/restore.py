@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestra.errors import GitError
+from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.git import RefUpdate
 from orchestra.runtime.snapshots import moved_head, slot_ref
 from orchestra.runtime.staging import copy_index, stage
@@ -54,13 +55,18 @@ async def restore(git: GitManager, worktree: Worktree, commit: str, *, session: 
     async with git.exclusive(worktree.index):
         found = (await stage(git, worktree, worktree.index)).tree
         wanted = await git.tree_of(worktree, commit)
+        failpoint("restore-begun")
         rescue = await _rescue(git, worktree, found, commit)
+        failpoint("rescue-kept")
         aside: list[Path] = []
         if found != wanted:
             aside += await _clear_the_way(git, worktree, found, wanted, session)
+            failpoint("way-cleared")
             await _switch(git, worktree, found, wanted)
+            failpoint("files-switched")
             aside += await _verify(git, worktree, wanted, session)
         await stand_on(git, worktree, commit)
+        failpoint("restored")
         return Restored(commit, found != wanted, rescue, tuple(aside))
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestra.agents.context import TurnFailed
 from orchestra.errors import AgentError, GitError, SessionError
+from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.workspace import process_environment
 from orchestra.tools.registry import RepoContext
 
@@ -198,6 +199,7 @@ class SessionTurn:
 
     async def after_tool(self) -> Snapshot:
         """Take a snapshot after a call that may have written."""
+        failpoint("tool-ended")
         return await self._files.snapshot()
 
     def check_budget(self) -> None:

@@ -82,11 +82,13 @@ class SessionManager:
         lock = DriverLock(files)
         lock.acquire()
         try:
+            failpoint("session-directory-made")
             git = GitManager(lock_fds=[lock.fd])
             created_at = now()
             session_id = files.session_id
             async with _undone_on_failure(git, files) as undo:
                 freeze(pipeline, self._project, files.pipeline)
+                failpoint("pipeline-frozen")
                 worktrees = WorktreeManager(git, session_id)
                 workspace, notes = await Workspace.start(
                     git, worktrees, pipeline, session=session_id, created_at=created_at
@@ -146,6 +148,7 @@ class SessionManager:
             git = GitManager(lock_fds=[lock.fd])
             workspace = await Workspace.reopen(git, record.workspace)
             worktrees = WorktreeManager(git, record.session_id)
+            failpoint("session-reopened")
             return await drive(OpenSession(pipeline, record, git, worktrees, workspace), self._listener)
         finally:
             lock.release()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from orchestra.errors import GitError
+from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.git import RefUpdate
 from orchestra.runtime.staging import Skipped, seed_index, stage
 from orchestra.runtime.worktree import ignore_own_directory, known_head, raw_head, remember_head, safe_name
@@ -62,6 +63,7 @@ async def take(
         staged = await stage(git, worktree, worktree.index)
         if staged.tree == await git.tree_of(worktree, previous):
             return Taken(previous, staged.tree, changed=False, skipped=staged.skipped)
+        failpoint("files-staged")
         message = f"Snapshot {number} of {worktree.slot}\n"
         commit = await chain(git, worktree, staged.tree, previous, message=message, date=date or datetime.now(UTC))
         return Taken(commit, staged.tree, changed=True, skipped=staged.skipped)
@@ -81,6 +83,7 @@ async def chain(git: GitManager, worktree: Worktree, tree: str, previous: str, *
         tip = git.tips[key] if known else await git.read_ref(worktree, ref)
         parents = list(dict.fromkeys(parent for parent in (previous, tip, head) if parent))
         commit = await git.commit_tree(worktree, tree, parents, message, author=None, date=date)
+        failpoint("snapshot-committed")
         try:
             await git.update_refs(worktree, [RefUpdate(ref, commit, tip)])
         except GitError as error:
@@ -88,6 +91,7 @@ async def chain(git: GitManager, worktree: Worktree, tree: str, previous: str, *
             if known and error.code == "ref-moved":
                 continue
             raise
+        failpoint("snapshot-pinned")
         git.tips[key] = commit
         if head:
             remember_head(worktree, head)
@@ -131,7 +135,9 @@ async def base_snapshot(
         base = await _committed(git, repo, mode, date)
     if pinned is not None:
         return Base(pinned, base.dirty)
+    failpoint("base-committed")
     await git.update_refs(repo, [RefUpdate(ref, base.commit, None)])
+    failpoint("base-pinned")
     return base
 
 

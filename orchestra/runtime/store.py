@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestra.errors import SessionError, did_you_mean
 from orchestra.runtime.driver_lock import is_driven
+from orchestra.runtime.failpoints import failpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -306,12 +307,14 @@ class SessionRow:
         waiting_for: dict[str, Any] | None = None,
     ) -> None:
         """Write the session's state."""
+        failpoint("status-due")
         async with self._lock:
             await self._connection.execute(
                 "UPDATE sessions SET status = ?, updated_at = ?, error = ?, waiting_for = ?",
                 (str(status), now(), _json(error), _json(waiting_for)),
             )
             await self._connection.commit()
+        failpoint("status-written")
 
 
 def _json(value: dict[str, Any] | None) -> str | None:

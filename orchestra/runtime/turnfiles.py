@@ -239,6 +239,7 @@ class TurnFiles:
             messages: Repo → what the commit is to say.
         """
         await self.snapshot()
+        failpoint("turn-ending")
         entries: dict[str, dict[str, Any]] = {}
         for name in self._request.writes:
             tree, now, base = self.trees[name], self._now[name], self.base[name]
@@ -261,6 +262,7 @@ class TurnFiles:
             if commit != base.commit:
                 self._files.tell("turn_committed", {"repo": name, "commit": commit}, self._request)
             await stand_on(self._files.git, tree, commit)
+            failpoint("worktree-on-commit")
             self.committed[name] = held
             entries[name] = {"commit": held.commit, "n": held.number}
         return {SESSION_SLOT: entries} if entries else {}

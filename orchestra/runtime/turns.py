@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from orchestra.agents.context import SESSION_SLOT
 from orchestra.errors import GitError
+from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.git import RefUpdate, Worktree
 from orchestra.runtime.worktree import safe_name, stamp
 
@@ -66,6 +67,7 @@ async def commit_turn(
         return parent
     text = turn_message(message or f"{agent}: turn {turn} of {pipeline}", session=session, agent=agent, turn=turn)
     commit = await git.commit_tree(where, tree, [parent], text, author=agent, date=date)
+    failpoint("turn-commit-made")
     await pin(git, where, f"refs/orchestra/{safe_name(session)}/turn/{slot_of(where)}", commit, expected=parent)
     return commit
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestra.errors import GitError
+from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.git import Repository, Worktree
 from orchestra.runtime.staging import copy_index
 
@@ -82,6 +83,7 @@ class WorktreeManager:
         move_aside(repo, self._session, path)
         options = ("--no-checkout", "--detach", "--lock", "--reason", self._reason(slot))
         await self._git.run(repo, "worktree", "add", *options, "--", str(path), commit, fds=(lock,))
+        failpoint("worktree-registered")
         admin = find_admin(repo, self._reason(slot), path)
         if admin is None:
             raise GitError(f"git made no worktree at {path}", code="worktree-failed")
@@ -97,8 +99,10 @@ class WorktreeManager:
         head = await self._git.read_ref(worktree, "HEAD")
         if head != commit:
             raise GitError(f"the worktree {worktree.path} stands on {head} and not on {commit}", code="worktree-failed")
+        failpoint("worktree-filled")
         # The private index comes last: that it is there says that the worktree is complete.
         copy_index(worktree.git_dir / "index", worktree.index)
+        failpoint("worktree-ready")
 
 
 def worktree_place(session: str, slot: str) -> Path:
