@@ -70,7 +70,7 @@ class DriverLock:
                 code="session-not-writable",
                 hint="a session is driven by a user who may write into its directory",
             ) from error
-        if not _try_flock(fd, fcntl.LOCK_EX):
+        if not try_flock(fd, fcntl.LOCK_EX):
             holder = _holder(fd)
             os.close(fd)
             return holder
@@ -117,7 +117,7 @@ def is_driven(lock: Path) -> bool:
     except OSError:
         return False
     try:
-        if _try_flock(fd, fcntl.LOCK_SH):
+        if try_flock(fd, fcntl.LOCK_SH):
             return False
         holder = _holder(fd)
         return not holder or _is_alive(holder)
@@ -125,7 +125,8 @@ def is_driven(lock: Path) -> bool:
         os.close(fd)
 
 
-def _try_flock(fd: int, kind: int) -> bool:
+def try_flock(fd: int, kind: int) -> bool:
+    """Take a `flock` (`LOCK_SH` or `LOCK_EX`) if that can be done at once."""
     try:
         fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import secrets
-import shutil
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-from orchestra.errors import GitError, OrchestraError, PipelineError, SessionError
+from orchestra.errors import PipelineError, SessionError
 from orchestra.graph.loader import load_pipeline
 from orchestra.graph.project import is_shipped
 from orchestra.graph.resolve import resolve
+from orchestra.runtime.creation import session_in_the_making, sweep
 from orchestra.runtime.database import create_database
 from orchestra.runtime.drive import OpenSession, SessionResult, drive
 from orchestra.runtime.driver_lock import DriverLock
 from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.frozen import freeze, thaw
 from orchestra.runtime.git import GitManager
-from orchestra.runtime.store import (
-    STATE_DIRECTORY,
-    SessionFiles,
-    SessionRecord,
-    Status,
-    now,
-    read_session,
-    sessions_directory,
-)
+from orchestra.runtime.store import SessionFiles, SessionRecord, Status, now, read_session
 from orchestra.runtime.workspace import Workspace
-from orchestra.runtime.worktree import WorktreeManager, ignore_all
+from orchestra.runtime.worktree import WorktreeManager
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -37,8 +27,6 @@ if TYPE_CHECKING:
     from orchestra.graph.resolved import ResolvedPipeline
     from orchestra.runtime.observability import Event
 
-ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
-ID_LENGTH = 8
 ORPHAN_TIMEOUT = 30.0
 """Seconds that a resume waits for commands of a killed driver that still run."""
 
@@ -78,46 +66,52 @@ class SessionManager:
         for agent in pipeline.agents.values():
             pipeline.resolver.build(agent.model, agent=agent.name, turn=1)  # a wrong option shows only here
         await GitManager().version()
-        files = self._new_directory()
-        lock = DriverLock(files)
-        lock.acquire()
-        try:
-            failpoint("session-directory-made")
+        await sweep(self._project.root)
+        async with session_in_the_making(self._project.root, pipeline.repo_paths.values()) as (files, lock):
             git = GitManager(lock_fds=[lock.fd])
-            created_at = now()
-            session_id = files.session_id
-            async with _undone_on_failure(git, files) as undo:
-                freeze(pipeline, self._project, files.pipeline)
-                failpoint("pipeline-frozen")
-                worktrees = WorktreeManager(git, session_id)
-                workspace, notes = await Workspace.start(
-                    git, worktrees, pipeline, session=session_id, created_at=created_at
-                )
-                undo.workspace = workspace
-                failpoint("session-prepared")
-                record = SessionRecord(
-                    session_id=session_id,
-                    pipeline=pipeline.pipeline.name,
-                    status=Status.CREATED,
-                    created_at=created_at,
-                    updated_at=created_at,
-                    inputs=dict(inputs),
-                    workspace=workspace.as_json(),
-                    settings={
-                        **settings,
-                        "file": pipeline.document.path.name,
-                        "shipped": is_shipped(pipeline.document.path),
-                        "imports": str(pipeline.document.path.parent),
-                    },
-                    usage={"input_tokens": 0, "output_tokens": 0, "model_calls": 0, "cost_usd": 0.0},
-                    files=files,
-                )
-                await create_database(record)
+            session = await self._make(pipeline, inputs, settings, files, git)
+        try:
             failpoint("session-created")
-            session = OpenSession(pipeline, record, git, worktrees, workspace, tuple(notes))
             return await drive(session, self._listener)
         finally:
             lock.release()
+
+    async def _make(
+        self,
+        pipeline: ResolvedPipeline,
+        inputs: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        files: SessionFiles,
+        git: GitManager,
+    ) -> OpenSession:
+        """Copy the pipeline, fix the bases, write the database: then the session is there."""
+        created_at = now()
+        freeze(pipeline, self._project, files.pipeline)
+        failpoint("pipeline-frozen")
+        worktrees = WorktreeManager(git, files.session_id)
+        workspace, notes = await Workspace.start(
+            git, worktrees, pipeline, session=files.session_id, created_at=created_at
+        )
+        failpoint("session-prepared")
+        record = SessionRecord(
+            session_id=files.session_id,
+            pipeline=pipeline.pipeline.name,
+            status=Status.CREATED,
+            created_at=created_at,
+            updated_at=created_at,
+            inputs=dict(inputs),
+            workspace=workspace.as_json(),
+            settings={
+                **settings,
+                "file": pipeline.document.path.name,
+                "shipped": is_shipped(pipeline.document.path),
+                "imports": str(pipeline.document.path.parent),
+            },
+            usage={"input_tokens": 0, "output_tokens": 0, "model_calls": 0, "cost_usd": 0.0},
+            files=files,
+        )
+        await create_database(record)
+        return OpenSession(pipeline, record, git, worktrees, workspace, tuple(notes))
 
     async def resume(self, files: SessionFiles) -> SessionResult:
         """Go on with a paused, failed or interrupted session; a completed one gives its result again.
@@ -152,64 +146,3 @@ class SessionManager:
             return await drive(OpenSession(pipeline, record, git, worktrees, workspace), self._listener)
         finally:
             lock.release()
-
-    def _new_directory(self) -> SessionFiles:
-        """Make the directory of a new session; its name is the id, taken exclusively."""
-        parent = self._sessions_directory()
-        while True:
-            session_id = "".join(secrets.choice(ID_ALPHABET) for _ in range(ID_LENGTH))
-            try:
-                (parent / session_id).mkdir(mode=0o700)
-            except FileExistsError:
-                continue
-            files = SessionFiles(parent / session_id)
-            files.inbox.mkdir(mode=0o700)
-            return files
-
-    def _sessions_directory(self) -> Path:
-        """Make the directory of the sessions; one that is a link may lead anywhere and is refused."""
-        own, parent = self._project.root / STATE_DIRECTORY, sessions_directory(self._project.root)
-        for directory in (own, parent):
-            if directory.is_symlink():
-                raise _unusable(directory, "it is a link, and sessions must not lie elsewhere", f"rm '{directory}'")
-            try:
-                directory.mkdir(mode=0o700, exist_ok=True)
-                if directory == own:
-                    ignore_all(own)
-            except FileExistsError:
-                raise _unusable(directory, "it is a file", f"mv '{directory}' '{directory}.old'") from None
-            except OSError as error:
-                message = error.strerror or str(error)
-                raise _unusable(directory, message, "run it where you may write, or name a project: -C DIR") from error
-        return parent
-
-
-def _unusable(directory: Path, reason: str, hint: str) -> SessionError:
-    error = SessionError(
-        f"sessions can't be kept in {directory}: {reason}", code="sessions-directory-unusable", hint=hint
-    )
-    error.exit_code = 2  # nothing was started
-    return error
-
-
-class _undone_on_failure:  # noqa: N801 - named for what holds inside
-    """Undo what was prepared when the body fails: a session that could not start leaves nothing."""
-
-    def __init__(self, git: GitManager, files: SessionFiles) -> None:
-        self._git = git
-        self._files = files
-        self.workspace: Workspace | None = None
-        """Its bases are let go; before it is known, whoever fixes them does that."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
-        if isinstance(error, OrchestraError):
-            error.exit_code = 2  # nothing was started
-        if kind is None:
-            return
-        shutil.rmtree(self._files.directory, ignore_errors=True)
-        if self.workspace is not None:
-            with suppress(GitError):  # what went wrong first is what to say
-                await self.workspace.undo_start(self._git, self._files.session_id)

@@ -14,7 +14,7 @@ from orchestra.runtime.snapshots import base_snapshot
 from orchestra.runtime.turns import session_branch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from orchestra.graph.resolved import ResolvedPipeline
     from orchestra.runtime.git import GitManager, Place
@@ -80,29 +80,25 @@ class Workspace:
         date = datetime.fromisoformat(created_at)
         repos: dict[str, WorkspaceRepo] = {}
         notes: list[str] = []
-        try:
-            for name, repo in opened.items():
-                await worktrees.prepare_repository(repo)
-                fixed = spec.repos[name].base
-                if fixed is None:
-                    base = await base_snapshot(git, repo, session=session, mode=spec.dirty, date=date)
-                    commit = base.commit
-                    notes += _base_notes(name, spec.dirty, base)
-                else:
-                    commit = await _named_base(git, repo, fixed, session)
-                branch = None
-                if name in writable:
-                    branch = await session_branch(
-                        git,
-                        repo,
-                        prefix=spec.repos[name].branch_prefix,
-                        pipeline=pipeline.pipeline.name,
-                        session=session,
-                    )
-                repos[name] = WorkspaceRepo(repo, commit, await _merge_base(git, repo), branch)
-        except BaseException:
-            await _unpin(git, opened.values(), session)
-            raise
+        for name, repo in opened.items():
+            await worktrees.prepare_repository(repo)
+            fixed = spec.repos[name].base
+            if fixed is None:
+                base = await base_snapshot(git, repo, session=session, mode=spec.dirty, date=date)
+                commit = base.commit
+                notes += _base_notes(name, spec.dirty, base)
+            else:
+                commit = await _named_base(git, repo, fixed, session)
+            branch = None
+            if name in writable:
+                branch = await session_branch(
+                    git,
+                    repo,
+                    prefix=spec.repos[name].branch_prefix,
+                    pipeline=pipeline.pipeline.name,
+                    session=session,
+                )
+            repos[name] = WorkspaceRepo(repo, commit, await _merge_base(git, repo), branch)
         return cls(repos), notes
 
     @classmethod
@@ -126,10 +122,6 @@ class Workspace:
                 )
             repos[name] = WorkspaceRepo(repo, entry["base"], entry["merge_base"], entry["branch"])
         return cls(repos)
-
-    async def undo_start(self, git: GitManager, session: str) -> None:
-        """Let the bases go again: the session could not start."""
-        await _unpin(git, (repo.repository for repo in self.repos.values()), session)
 
     def as_json(self) -> dict[str, dict[str, Any]]:
         """Return what a resume needs."""
@@ -196,13 +188,12 @@ async def _named_base(git: GitManager, repo: Repository, revision: str, session:
     return commit
 
 
-async def _unpin(git: GitManager, repos: Iterable[Repository], session: str) -> None:
-    """Leave nothing in the repositories of a session that could not start."""
+async def unpin_base(git: GitManager, repo: Repository, session: str) -> None:
+    """Let the base of a session go again: the session could not start."""
     ref = f"refs/orchestra/{session}/base"
-    for repo in repos:
-        pinned = await git.read_ref(repo, ref)
-        if pinned is not None:
-            await git.update_refs(repo, [RefUpdate(ref, None, pinned)])
+    pinned = await git.read_ref(repo, ref)
+    if pinned is not None:
+        await git.update_refs(repo, [RefUpdate(ref, None, pinned)])
 
 
 async def _merge_base(git: GitManager, repo: Repository) -> str | None:

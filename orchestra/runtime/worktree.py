@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestra.errors import GitError
+from orchestra.runtime.driver_lock import try_flock
 from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.git import Repository, Worktree
 from orchestra.runtime.staging import copy_index
@@ -127,21 +128,13 @@ async def repository_lock(repo: Repository) -> AsyncIterator[int]:
     descriptor = os.open(repo.common_dir, os.O_RDONLY | os.O_CLOEXEC)
     try:
         pause = 0.002
-        while not _try_lock(descriptor):
+        while not try_flock(descriptor, fcntl.LOCK_EX):
             await asyncio.sleep(pause)
             pause = min(pause * 2, 0.05)
         yield descriptor
     finally:
         # Closing lets go, once a git process that inherited it has ended too.
         os.close(descriptor)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def ignore_own_directory(repo: Repository) -> None:

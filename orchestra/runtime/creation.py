@@ -1,0 +1,162 @@
+"""Making a session so that there is all of it or nothing: what fails is undone, what a kill left is swept by the next.
+
+A session is there when its database is. Before that its directory holds a note of the repositories in which it may
+have pinned a base, so that a later process finds them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import shutil
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestra.errors import GitError, OrchestraError, SessionBusyError, SessionError
+from orchestra.runtime.driver_lock import DriverLock, try_flock
+from orchestra.runtime.failpoints import failpoint
+from orchestra.runtime.git import GitManager
+from orchestra.runtime.store import STATE_DIRECTORY, SessionFiles, sessions_directory
+from orchestra.runtime.workspace import unpin_base
+from orchestra.runtime.worktree import ignore_all
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Iterator
+
+ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+ID_LENGTH = 8
+
+_UNFINISHED = frozenset({"lock", "inbox", "pipeline", "copies", "making.json", "session.db.new"})
+"""All that a directory may hold to be taken for a session that was not finished; SQLite's companions beside it."""
+
+
+@asynccontextmanager
+async def session_in_the_making(root: Path, repos: Iterable[Path]) -> AsyncIterator[tuple[SessionFiles, DriverLock]]:
+    """Give a new session's directory and its lock; when the body fails, they are gone and so are its bases.
+
+    After a body that ended well the session is there, and the caller holds the lock.
+
+    Args:
+        root: The project.
+        repos: The repositories in which the body pins bases.
+
+    Raises:
+        SessionError: Sessions can't be kept there.
+    """
+    parent = _usable(root)
+    with _nobody_sweeps(parent):
+        files = _new_directory(parent)
+        lock = DriverLock(files)
+        lock.acquire()
+        paths = [os.fspath(path) for path in repos]
+        try:
+            (files.directory / "making.json").write_text(json.dumps({"repos": paths}), encoding="utf-8")
+            failpoint("session-directory-made")
+            yield files, lock
+            (files.directory / "making.json").unlink()
+        except BaseException as error:
+            if isinstance(error, OrchestraError):
+                error.exit_code = 2  # nothing was started
+            await _undo(files, lock)
+            lock.release()
+            raise
+
+
+async def sweep(root: Path) -> None:
+    """Remove what processes left behind that were killed while they made a session; whatever is in doubt stays."""
+    parent = sessions_directory(root)
+    if not parent.is_dir():
+        return
+    with _alone(parent) as alone:
+        for directory in sorted(parent.iterdir()) if alone else ():
+            if not _is_unfinished(directory):
+                continue
+            lock = DriverLock(SessionFiles(directory))
+            with suppress(SessionBusyError, SessionError, OSError):  # its git may still be at work
+                lock.acquire()
+                try:
+                    await _undo(SessionFiles(directory), lock)
+                finally:
+                    lock.release()
+
+
+async def _undo(files: SessionFiles, lock: DriverLock) -> None:
+    """Let the bases go, then the directory: the other way round nobody would know of the bases."""
+    git = GitManager(lock_fds=[lock.fd])
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        for path in json.loads((files.directory / "making.json").read_text(encoding="utf-8"))["repos"]:
+            with suppress(GitError):  # gone meanwhile, or what failed at the start still fails
+                await unpin_base(git, await git.open("repo", Path(path), judge=False), files.session_id)
+    shutil.rmtree(files.directory, ignore_errors=True)
+
+
+def _is_unfinished(directory: Path) -> bool:
+    if directory.is_symlink() or not directory.is_dir() or len(directory.name) != ID_LENGTH:
+        return False
+    names = {
+        entry.name.removesuffix("-wal").removesuffix("-shm").removesuffix("-journal") for entry in directory.iterdir()
+    }
+    return set(directory.name) <= set(ID_ALPHABET) and names <= _UNFINISHED
+
+
+def _new_directory(parent: Path) -> SessionFiles:
+    """Make the directory of a new session; its name is the id, taken exclusively."""
+    while True:
+        session_id = "".join(secrets.choice(ID_ALPHABET) for _ in range(ID_LENGTH))
+        try:
+            (parent / session_id).mkdir(mode=0o700)
+        except FileExistsError:
+            continue
+        files = SessionFiles(parent / session_id)
+        files.inbox.mkdir(mode=0o700)
+        return files
+
+
+@contextmanager
+def _nobody_sweeps(parent: Path) -> Iterator[None]:
+    """Keep others from sweeping: between the directory and its lock a session looks like one that was left."""
+    descriptor = os.open(parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)  # a sweep takes milliseconds
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _alone(parent: Path) -> Iterator[bool]:
+    """Tell whether nobody makes a session now, and keep it so."""
+    descriptor = os.open(parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield try_flock(descriptor, fcntl.LOCK_EX)
+    finally:
+        os.close(descriptor)
+
+
+def _usable(root: Path) -> Path:
+    """Make the directory of the sessions; one that is a link may lead anywhere and is refused."""
+    own, parent = root / STATE_DIRECTORY, sessions_directory(root)
+    for directory in (own, parent):
+        if directory.is_symlink():
+            raise _unusable(directory, "it is a link, and sessions must not lie elsewhere", f"rm '{directory}'")
+        try:
+            directory.mkdir(mode=0o700, exist_ok=True)
+            if directory == own:
+                ignore_all(own)
+        except FileExistsError:
+            raise _unusable(directory, "it is a file", f"mv '{directory}' '{directory}.old'") from None
+        except OSError as error:
+            message = error.strerror or str(error)
+            raise _unusable(directory, message, "run it where you may write, or name a project: -C DIR") from error
+    return parent
+
+
+def _unusable(directory: Path, reason: str, hint: str) -> SessionError:
+    error = SessionError(
+        f"sessions can't be kept in {directory}: {reason}", code="sessions-directory-unusable", hint=hint
+    )
+    error.exit_code = 2  # nothing was started
+    return error
