@@ -1,0 +1,116 @@
+"""Many trials: kills at the first, second, … pass of each failpoint, and at random instants."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from tests.acceptance.crash.checker import Reference, check_finished, check_killed, reference_of, user_side
+from tests.acceptance.crash.scenario import ROUND, Scenario
+from tests.acceptance.crash.trial import Kill, Trial, random_kills
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+Phase = Literal["run", "resume"]
+
+LEFT_OPEN = Kill(point="tool-ended", hit=5)
+"""Where a session is killed first for points that only a resume passes: in a turn, with files in no snapshot."""
+
+KILLS_OF_A_TRIAL = 5
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A scenario that has been run once undisturbed, ready for trials."""
+
+    scenario: Scenario
+    directory: Path
+    reference: Reference
+    passes: dict[Phase, Counter[str]]
+    """How often a run, and a resume after `LEFT_OPEN`, passes each failpoint."""
+
+    @classmethod
+    def prepare(cls, directory: Path, scenario: Scenario = ROUND) -> Bench:
+        """Run the scenario undisturbed, then once with one kill, and note all failpoints on the way.
+
+        Args:
+            directory: Where all trials are made.
+            scenario: What to run.
+        """
+        import langchain.agents
+        import langgraph.graph  # noqa: F401 - what forked drivers need is loaded once, here
+
+        import orchestra.graph.compiler
+        import orchestra.runtime.session  # noqa: F401
+
+        del langchain
+        template = directory / "template"
+        template.mkdir(parents=True)
+        scenario.lay_out(template)
+        trial = Trial.from_template(scenario, template, directory / "undisturbed")
+        user = {name: user_side(repo) for name, repo in trial.repos.items()}
+        started = time.monotonic()
+        document = trial.run(trace=directory / "run.trace")
+        assert document is not None
+        reference = reference_of(trial, document, user, time.monotonic() - started)
+        check_finished(trial, document, reference)
+        again = Trial.from_template(scenario, template, directory / "resumed")
+        assert again.run(LEFT_OPEN) is None
+        document = again.resume(trace=directory / "resume.trace")
+        assert document is not None
+        check_finished(again, document, reference)
+        passes: dict[Phase, Counter[str]] = {
+            "run": Counter((directory / "run.trace").read_text().split()),
+            "resume": Counter((directory / "resume.trace").read_text().split()),
+        }
+        return cls(scenario, directory, reference, passes)
+
+    def points(self) -> Iterator[tuple[Phase, str, int]]:
+        """Yield every failpoint with how often it is passed: those of a run, and those that only a resume passes."""
+        for phase, passes in self.passes.items():
+            for point, count in sorted(passes.items()):
+                if phase == "run" or point not in self.passes["run"]:
+                    yield phase, point, count
+
+    def kill_at(self, phase: Phase, point: str, hit: int) -> int:
+        """Kill at one pass of a failpoint, resume, and check; returns how many kills there were.
+
+        Raises:
+            AssertionError: Something was lost, doubled or foreign; the trial's directory is kept.
+        """
+        trial = self._new(f"{phase}-{point}-{hit}")
+        if phase == "resume":
+            assert trial.run(LEFT_OPEN) is None
+            document = trial.resume(Kill(point, hit))
+        else:
+            document = trial.run(Kill(point, hit))
+        return self._finish(trial, [], document)
+
+    def kill_at_random(self, seed: int, most: int = KILLS_OF_A_TRIAL) -> int:
+        """Kill at random instants, again and again, then resume and check; returns how many kills hit.
+
+        Raises:
+            AssertionError: Something was lost, doubled or foreign; the trial's directory is kept.
+        """
+        trial = self._new(f"random-{seed}")
+        kills = random_kills(seed, most, self.reference.seconds)
+        document = trial.run(next(kills, None))
+        return self._finish(trial, kills, document)
+
+    def _new(self, name: str) -> Trial:
+        return Trial.from_template(self.scenario, self.directory / "template", self.directory / name)
+
+    def _finish(self, trial: Trial, kills: Iterator[Kill] | list[Kill], document: dict[str, object] | None) -> int:
+        further = iter(kills)
+        while document is None:
+            check_killed(trial, self.reference)
+            trial.leave_strangers()
+            document = trial.resume(next(further, None))
+        check_finished(trial, document, self.reference)
+        shutil.rmtree(trial.directory)
+        return len(trial.kills)

@@ -1,0 +1,222 @@
+"""What must hold after every kill, and at the end; each rule is checked from outside, on the disk as it lies there."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from orchestra.runtime.serializer import StrictSerializer
+from orchestra.runtime.store import read_events
+from tests.gitkit import ENV, assert_sound, fingerprint, git
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from tests.acceptance.crash.trial import Trial
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An undisturbed run, and the user's side before it."""
+
+    document: dict[str, Any]
+    files: dict[str, dict[str, str]]
+    """Repo → path → content at the end."""
+    commits: dict[str, list[str]]
+    """Repo → `agent:turn` of each commit, sorted: which of two parallel writers comes first is chance."""
+    model_calls: int
+    user: dict[str, dict[str, str]]
+    """Repo → the fingerprint of all that is the user's."""
+    seconds: float
+    """How long it took."""
+
+
+def user_side(repo: Path) -> dict[str, str]:
+    """Return the fingerprint of all that is the user's: files, index, HEAD, refs, configuration; to the byte."""
+    return {
+        path.removeprefix(str(repo)): mark
+        for path, mark in fingerprint(repo).items()
+        if "/refs/heads/orchestra" not in path and "/logs/" not in path and not path.endswith("/.git")
+    }
+
+
+def reference_of(trial: Trial, document: dict[str, Any], user: dict[str, dict[str, str]], seconds: float) -> Reference:
+    """Take an undisturbed run as what others have to come to."""
+    return Reference(
+        document=document,
+        files={name: files_at(repo, document["commits"][name]) for name, repo in trial.repos.items()},
+        commits={name: turns_of(repo, document["branches"].get(name)) for name, repo in trial.repos.items()},
+        model_calls=trial.model_calls(),
+        user=user,
+        seconds=seconds,
+    )
+
+
+def check_killed(trial: Trial, reference: Reference) -> None:
+    """Check the disk right after a kill, before anything is mended."""
+    for name, repo in trial.repos.items():
+        assert user_side(repo) == reference.user[name], f"the user's side of {name} changed"
+        assert_sound(repo)
+    if trial.session is not None:
+        check_checkpoints(trial)
+
+
+def check_finished(trial: Trial, document: dict[str, Any], reference: Reference) -> None:
+    """Check a session that came to its end after kills against the undisturbed run."""
+    for key in ("status", "pipeline", "agent_outputs", "conflicts", "waiting_for", "error"):
+        assert document[key] == reference.document[key], f"{key}: {document[key]!r} != {reference.document[key]!r}"
+    check_killed(trial, reference)
+    for name, repo in trial.repos.items():
+        commit, branch = document["commits"][name], document["branches"].get(name)
+        assert files_at(repo, commit) == reference.files[name]
+        assert turns_of(repo, branch) == reference.commits[name], f"commits of {name}"
+        assert branch is None or git(repo, "rev-parse", branch) == commit
+        locks = [str(lock) for lock in (repo / ".git").rglob("*.lock")]
+        assert locks == [], "lock files were left"
+        others = {
+            ref.split("/")[2] for ref in git(repo, "for-each-ref", "--format=%(refname)", "refs/orchestra").split()
+        }
+        assert others <= {document["session_id"]}, "references of a session that was never made"
+    made = [path.name for path in (trial.root / ".orchestra" / "sessions").iterdir()]
+    assert made == [document["session_id"]], "directories of sessions that were never made"
+    _check_strangers(trial)
+    paid = trial.model_calls() - reference.model_calls
+    assert 0 <= paid <= len(trial.kills), f"{paid} more model calls than undisturbed after {len(trial.kills)} kills"
+    _check_log(trial, document)
+
+
+def _check_strangers(trial: Trial) -> None:
+    """Check that what somebody else put into a worktree is kept: as a rescue, or where it lay."""
+    if not trial.strangers:
+        return
+    kept = {path.name for worktree in trial.worktrees() for path in worktree.glob("stranger-*")}
+    for repo in trial.repos.values():
+        rescues = git(repo, "for-each-ref", "--format=%(objectname)", "refs/orchestra/*/rescue/*").split()
+        kept |= {path for commit in rescues for path in git(repo, "ls-tree", "--name-only", commit).split()}
+    assert set(trial.strangers) <= kept, f"lost: {set(trial.strangers) - kept}"
+
+
+def _check_log(trial: Trial, document: dict[str, Any]) -> None:
+    """Check the event log: no gap, nothing twice, and every call of a turn that counts is in it."""
+    assert trial.session is not None
+    events = list(read_events(trial.session))
+    numbers = [event["seq"] for event in events]
+    assert numbers == list(range(1, len(events) + 1)), f"the event log has a gap or a double: {numbers}"
+    recorded = sum(event["type"] == "model_ended" for event in events)
+    assert document["usage"]["model_calls"] == recorded, "the usage is not what the events add up to"
+    # An answer that came in the instant of the kill is in neither; it is asked for again.
+    unrecorded = trial.model_calls() - recorded
+    assert 0 <= unrecorded <= len(trial.kills), f"{unrecorded} answered calls are in no event"
+    committed = [(event["node"], event["turn"], event["payload"]["repo"]) for event in events if _commits(event)]
+    for name, repo in trial.repos.items():
+        logged = sorted(f"{node}:{turn}" for node, turn, where in set(committed) if where == name)
+        assert logged == turns_of(repo, document["branches"].get(name)), f"commits of {name} in the events"
+
+
+def _commits(event: Mapping[str, Any]) -> bool:
+    return bool(event["type"] == "turn_committed")
+
+
+def check_checkpoints(trial: Trial) -> None:
+    """Check that every checkpoint's commits are there, reachable, and hold exactly the files of its moment."""
+    assert trial.session is not None
+    serializer = StrictSerializer()
+    with closing(sqlite3.connect(f"file:{trial.session.database}?mode=ro", uri=True)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'checkpoints'").fetchone():
+            return
+        rows = connection.execute("SELECT checkpoint_ns, type, checkpoint, metadata FROM checkpoints").fetchall()
+    shown = [
+        (json.loads(metadata)["orchestra"], namespace, serializer.loads_typed((kind, blob)))
+        for namespace, kind, blob, metadata in rows
+    ]
+    shown.sort(key=lambda row: row[0]["seq"])
+    ended = [(entry["agent"], entry["turn"]) for about, _, _ in shown for entry in about["ended"]]
+    assert len(ended) == len(set(ended)), "a turn ended twice"
+    for name, repo in trial.repos.items():
+        commits = {about["repos"][name] for about, _, _ in shown}
+        assert commits <= _reachable(repo), f"a checkpoint names a commit of {name} that no reference leads to"
+        known = {commit: files_at(repo, commit) for commit in commits}
+        turns: dict[str, int] = {}
+        for about, namespace, checkpoint in shown:
+            channels = checkpoint["channel_values"]
+            if not namespace:
+                turns = channels.get("turns") or {}
+            _check_files(
+                trial, name, known[about["repos"][name]], about["agent"] if namespace else None, turns, channels
+            )
+
+
+def _check_files(
+    trial: Trial,
+    repo: str,
+    files: Mapping[str, str],
+    inside: str | None,
+    turns: Mapping[str, int],
+    channels: Mapping[str, Any],
+) -> None:
+    """Check the files of one checkpoint line by line.
+
+    An agent's own lines are known exactly: those of its finished turns, and inside a turn those of the calls whose
+    results the checkpoint has. Of others working beside it there may be one whole turn more.
+    """
+    assert "junk.tmp" not in files, "a call that was cut off is in a checkpoint"
+    for agent in trial.scenario.agents:
+        lines = files.get(f"{agent}.log", "").split()
+        done = turns.get(agent, 0)
+        whole = _notes(trial, repo, agent, done)
+        if agent == inside:
+            own = trial.scenario.notes(repo, agent, done + 1)
+            expected = [whole + own[: _answered(repo, channels)]]
+        elif inside is None:
+            expected = [whole]
+        else:
+            expected = [whole, _notes(trial, repo, agent, done + 1)]
+        assert lines in expected, f"{agent}.log in {repo} holds {lines}, not {expected} (inside {inside})"
+
+
+def _notes(trial: Trial, repo: str, agent: str, turns: int) -> list[str]:
+    return [line for turn in range(1, turns + 1) for line in trial.scenario.notes(repo, agent, turn)]
+
+
+def _answered(repo: str, channels: Mapping[str, Any]) -> int:
+    messages = channels.get("messages") or ()
+    return sum(message.type == "tool" and message.name == f"{repo}__note" for message in messages)
+
+
+def _reachable(repo: Path) -> set[str]:
+    return set(git(repo, "rev-list", "--all").split())
+
+
+def turns_of(repo: Path, branch: str | None) -> list[str]:
+    """Return `agent:turn` of each commit on a session's branch, sorted."""
+    if branch is None:
+        return []
+    trailer = (
+        "%(trailers:key=Orchestra-Agent,valueonly,separator=)%x3A%(trailers:key=Orchestra-Turn,valueonly,separator=)"
+    )
+    log = git(repo, "log", f"--format={trailer}", f"main..{branch}")
+    return sorted(line for line in log.split("\n") if line not in ("", ":"))
+
+
+def files_at(repo: Path, commit: str) -> dict[str, str]:
+    """Return path → content of a commit, in two processes however many files there are."""
+    listed = git(repo, "ls-tree", "-r", "-z", commit).split("\0")
+    entries = [line.split("\t", 1) for line in listed if line]
+    blobs = [about.split()[2] for about, _ in entries]
+    asked = "".join(f"{blob}\n" for blob in blobs).encode()
+    done = subprocess.run(
+        ["git", "cat-file", "--batch"], cwd=repo, env=ENV, input=asked, capture_output=True, check=True
+    )
+    contents, rest = [], done.stdout
+    for _ in blobs:
+        head, _, rest = rest.partition(b"\n")
+        size = int(head.split()[2])
+        contents.append(rest[:size].decode())
+        rest = rest[size + 1 :]
+    return dict(zip((name for _, name in entries), contents, strict=True))
