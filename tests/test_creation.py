@@ -25,7 +25,7 @@ def small_pipeline(workshop: Workshop) -> Path:
 
 
 def directories(workshop: Workshop) -> set[str]:
-    return {path.name for path in sessions_directory(workshop.repo.path).iterdir()}
+    return {path.name for path in sessions_directory(workshop.repo.path).iterdir()} - {".git"}
 
 
 def references(workshop: Workshop) -> set[str]:
@@ -105,3 +105,15 @@ async def test_a_broken_note_of_repositories_stops_nobody(workshop: Workshop, tm
 
     assert not left.exists()
     assert session_ids(workshop.repo.path) == []
+
+
+async def test_git_clean_spares_sessions(workshop: Workshop) -> None:
+    result = await workshop.run(small_pipeline(workshop))
+    workshop.repo.write({"junk.txt": "junk\n"})
+
+    said = workshop.repo.git("clean", "-fdx")
+
+    assert "Removing junk.txt" in said
+    assert session_ids(workshop.repo.path) == [result.record.session_id]
+    assert await workshop.resume(result.record.session_id) == result
+    assert workshop.repo.git("status", "--porcelain") == ""

@@ -151,7 +151,20 @@ def _usable(root: Path) -> Path:
         except OSError as error:
             message = error.strerror or str(error)
             raise _unusable(directory, message, "run it where you may write, or name a project: -C DIR") from error
+    _spare_from_clean(parent)
     return parent
+
+
+def _spare_from_clean(directory: Path) -> None:
+    """Have `git clean -fdx` pass a directory over, which it does with what looks like a repository of its own.
+
+    Worktrees are spared for the same reason; a session without its database could not go on. See decision 10.
+    """
+    own = directory / ".git"
+    for part in ("objects", "refs"):
+        (own / part).mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not (own / "HEAD").exists():
+        (own / "HEAD").write_text("ref: refs/heads/none\n", encoding="utf-8")
 
 
 def _unusable(directory: Path, reason: str, hint: str) -> SessionError:

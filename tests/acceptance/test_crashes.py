@@ -5,14 +5,15 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.acceptance.crash.__main__ import chosen
 from tests.acceptance.crash.campaign import LEFT_OPEN, Bench
-from tests.acceptance.crash.checker import check_finished
-from tests.acceptance.crash.trial import Trial
+from tests.acceptance.crash.checker import check_finished, user_side
+from tests.acceptance.crash.trial import Kill, Trial
 from tests.gitkit import git
 
 if TYPE_CHECKING:
@@ -58,6 +59,36 @@ def test_a_session_killed_at_a_failpoint_ends_as_if_nothing_had_happened(
 @pytest.mark.parametrize("seed", range(25))
 def test_a_session_killed_at_random_instants_ends_as_if_nothing_had_happened(bench: Bench, seed: int) -> None:
     assert bench.kill_at_random(seed) > 0
+
+
+USERS_GIT = {
+    "collects garbage": [("gc", "--quiet", "--prune=now")],
+    "prunes worktrees": [("worktree", "prune", "--expire=now")],
+    "packs references": [("pack-refs", "--all", "--prune")],
+    "stashes everything": [("stash", "--include-untracked", "--quiet")],
+    "commits": [("add", "--all"), ("commit", "--quiet", "--message", "mine")],
+    "switches to another branch": [("stash", "--quiet"), ("switch", "--quiet", "--create", "other")],
+    "cleans": [("clean", "-fdxq")],
+    "cleans the worktrees": [("clean", "-ffdxq", "--exclude=sessions")],
+}
+
+
+@pytest.mark.parametrize("what", USERS_GIT)
+@pytest.mark.parametrize("kill", [LEFT_OPEN, Kill("turn-committed", 2), Kill("writes-stored", 30)], ids=str)
+def test_what_the_user_does_with_git_between_kill_and_resume_loses_nothing(
+    bench: Bench, tmp_path: Path, kill: Kill, what: str
+) -> None:
+    trial = Trial.from_template(bench.scenario, bench.directory / "template", tmp_path / "trial")
+    assert trial.run(kill) is None
+
+    for repo in trial.repos.values():
+        for command in USERS_GIT[what]:
+            git(repo, *command)
+    reference = replace(bench.reference, user={name: user_side(repo) for name, repo in trial.repos.items()})
+    document = trial.resume()
+
+    assert document is not None
+    check_finished(trial, document, reference)
 
 
 def _edit(sql: str) -> Callable[[Trial], None]:

@@ -82,7 +82,7 @@ def check_finished(trial: Trial, document: dict[str, Any], reference: Reference)
             ref.split("/")[2] for ref in git(repo, "for-each-ref", "--format=%(refname)", "refs/orchestra").split()
         }
         assert others <= {document["session_id"]}, "references of a session that was never made"
-    made = [path.name for path in (trial.root / ".orchestra" / "sessions").iterdir()]
+    made = [path.name for path in (trial.root / ".orchestra" / "sessions").iterdir() if path.name != ".git"]
     assert made == [document["session_id"]], "directories of sessions that were never made"
     _check_strangers(trial)
     paid = trial.model_calls() - reference.model_calls
