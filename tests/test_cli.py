@@ -18,6 +18,7 @@ from orchestra.cli.options import read_inputs_given, read_repos_given
 from orchestra.cli.progress import line_of
 from orchestra.cli.render import as_json, escape_prose, render_problems
 from orchestra.errors import OrchestraError, PipelineError
+from orchestra.runtime.store import session_ids
 from tests.conftest import COMMAND
 from tests.gitkit import git, make_repo
 
@@ -332,7 +333,7 @@ class TestRun:
         inside = workshop.repo.path / ".orchestra" / "worktrees" / "x" / "_session"
         inside.mkdir(parents=True)
         assert Said("run", workshop.pipeline(PIPELINE, script=SCRIPT), "-q", cwd=inside).code == 0
-        assert len(list((workshop.repo.path / ".orchestra" / "sessions").iterdir())) == 1
+        assert len(session_ids(workshop.repo.path)) == 1
 
     def test_c_starts_elsewhere(self, workshop: Workshop) -> None:
         path = workshop.pipeline(PIPELINE, script=SCRIPT)

@@ -44,6 +44,11 @@ KEYS = ["checkpoint_id", "checkpoint_ns", "step", "agent", "ended", "next", "cre
 BASE = {"app.py": "x = 1", "docs/notes.md": "# Notes"}
 
 
+def made_directories(workshop: Workshop) -> list[str]:
+    """Return what lies where sessions are kept, without what spares them from `git clean`."""
+    return [path.name for path in (workshop.repo.path / ".orchestra" / "sessions").iterdir() if path.name != ".git"]
+
+
 # --- the log
 
 
@@ -273,7 +278,7 @@ async def test_a_session_that_can_not_start_leaves_nothing(workshop: Workshop, t
 
     assert (caught.value.code, caught.value.exit_code) == ("unknown-revision", 2)
     assert session_ids(workshop.repo.path) == []
-    assert list((workshop.repo.path / ".orchestra" / "sessions").iterdir()) == []
+    assert made_directories(workshop) == []
     assert workshop.repo.git("for-each-ref", "refs/orchestra") == ""
     assert user_side(workshop) == before
 
@@ -290,7 +295,7 @@ async def test_a_session_whose_database_can_not_be_made_lets_its_base_go(
     with pytest.raises(OSError, match="No space left"):
         await workshop.run(crash_pipeline(workshop))
 
-    assert list((workshop.repo.path / ".orchestra" / "sessions").iterdir()) == []
+    assert made_directories(workshop) == []
     assert workshop.repo.git("for-each-ref", "refs/orchestra") == ""
 
 
@@ -320,7 +325,7 @@ async def test_who_reads_beside_a_writer_sees_the_files_from_before(workshop: Wo
             {"from": "last", "to": "END"},
         ],
     }
-    look = {"tools": [{"name": "read-file", "args": {"path": "app.py"}}], "delay": 0.3}
+    look = {"tools": [{"name": "read-file", "args": {"path": "app.py"}}], "delay": 1.5}
     script = {
         "reader": [[look, says("read")]],
         "writer": [[writes("app.py", "x = 2\n"), says("written")]],
@@ -477,16 +482,19 @@ async def test_a_cancelled_session_leaves_nothing_running_and_gives_its_result(w
     assert (await workshop.resume(result.record.session_id)).record.status == "completed"
 
 
-async def test_readers_share_the_lock_of_a_worktree_and_a_writer_is_not_starved() -> None:
+async def test_readers_of_a_commit_share_the_lock_of_a_worktree_and_a_writer_is_not_starved() -> None:
     lock = SharedLock()
     order: list[str] = []
     inside, go_on = asyncio.Event(), asyncio.Event()
 
-    async def read(name: str) -> None:
-        async with lock.shared():
+    async def read(name: str, commit: str = "one") -> None:
+        async with lock.shared(commit, lambda: prepare(commit)):
             order.append(name)
             inside.set()
             await go_on.wait()
+
+    async def prepare(commit: str) -> None:
+        order.append(f"files of {commit}")
 
     async def write(name: str) -> None:
         async with lock.exclusive():
@@ -494,17 +502,63 @@ async def test_readers_share_the_lock_of_a_worktree_and_a_writer_is_not_starved(
 
     async with asyncio.TaskGroup() as group:
         group.create_task(read("first"))
+        group.create_task(read("second"))
         await inside.wait()
+        await asyncio.sleep(0)
+        group.create_task(read("other", "another"))
         given_up = group.create_task(write("given up"))
         group.create_task(write("writer"))
         group.create_task(read("late"))
         await asyncio.sleep(0)
         given_up.cancel()
         await asyncio.sleep(0)
-        assert order == ["first"]
+        assert order == ["files of one", "first", "second"]
         go_on.set()
 
-    assert order == ["first", "writer", "late"]
+    assert order == ["files of one", "first", "second", "files of another", "other", "writer", "files of one", "late"]
+
+
+async def test_a_reader_that_runs_commands_sees_its_checkpoint_whatever_writers_beside_it_do(
+    workshop: Workshop,
+) -> None:
+    pipeline = {
+        "name": "reads",
+        "workspace": {
+            "repos": {"repo": {"path": "../app"}},
+            "tools": {"repo": {"show": {"command": "cat app.py", "args": {}, "writes": False}}},
+        },
+        "agents": {
+            "before": agent(tools=["write-file"]),
+            "looker": agent(tools=["repo:show"]),
+            "after": agent(tools=["write-file"]),
+            "last": agent(tools=["repo:show"]),
+        },
+        "graph": [
+            {"from": "START", "to": ["before", "looker", "after"]},
+            {"from": ["before", "looker", "after"], "to": "last"},
+            {"from": "last", "to": "END"},
+        ],
+    }
+    looks = [{"tools": [{"name": "repo:show", "args": {}}]}, says("looked")]
+    script = {
+        "before": [[writes("app.py", "x = 'written'\n"), says("one")]],
+        "after": [[writes("other.py", "y = 1\n"), says("two")]],
+        "looker": [looks],
+        "last": [looks],
+    }
+    result = await workshop.run(workshop.pipeline(pipeline, script=script))
+
+    assert result.record.status == "completed"
+    seen = {
+        (row["agent"], workshop.repo.git("show", f"{row['repos']['repo']}:app.py"))
+        for row in workshop.checkpoints(result.record.session_id)
+        if row["checkpoint_ns"] and row["agent"] in ("looker", "last")
+    }
+    assert seen == {("looker", "x = 1"), ("last", "x = 'written'")}
+    shown = [value for (value,) in query(workshop, result.record.session_id, "SELECT checkpoint FROM checkpoints")]
+    assert any(b"exit code 0\\nstdout:\\nx = 1" in value for value in shown), "what the looker saw"
+    assert any(b"exit code 0\\nstdout:\\nx = 'written'" in value for value in shown), "what the last one saw"
+    assert events(workshop, result.record.session_id, "files_put_back") == []
 
 
 # --- branches
@@ -752,9 +806,10 @@ async def test_a_limit_stops_the_session_under_its_own_code(
         "graph": chain(*names),
         "limits": limit,
     }
-    reply = says("ok", usage={"input_tokens": 90, "output_tokens": 10, "cost_usd": 0.1}, delay=0.06)
+    reply = says("ok", usage={"input_tokens": 90, "output_tokens": 10, "cost_usd": 0.1})
+    script = {name: [[reply if name in names[:2] or code != "timeout" else {**reply, "delay": 60}]] for name in names}
 
-    result = await workshop.run(workshop.pipeline(pipeline, script={name: [[reply]] for name in names}))
+    result = await workshop.run(workshop.pipeline(pipeline, script=script))
 
     assert (result.record.status, result.record.error and result.record.error["code"]) == ("failed", code)
     assert 0 < len(result.agent_outputs) <= 3

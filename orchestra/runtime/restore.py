@@ -15,7 +15,7 @@ from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.git import RefUpdate
 from orchestra.runtime.snapshots import moved_head, slot_ref
 from orchestra.runtime.staging import copy_index, stage
-from orchestra.runtime.worktree import raw_head, remember_head, rescue_directory, stamp
+from orchestra.runtime.worktree import known_head, raw_head, remember_head, rescue_directory, stamp
 
 if TYPE_CHECKING:
     from orchestra.runtime.git import GitManager, Worktree
@@ -96,9 +96,10 @@ def _clear_leftovers(worktree: Worktree) -> None:
 
 
 async def _rescue(git: GitManager, worktree: Worktree, found: str, commit: str) -> str | None:
-    """Keep what lies there, and what the agent committed itself, unless `commit` is just that."""
+    """Keep what lies there, and what the agent committed itself, unless a commit that is kept is just that."""
     head = await moved_head(git, worktree)
-    if head is None and found == await git.tree_of(worktree, commit):
+    kept = [commit, *filter(None, (known_head(worktree),))]
+    if head is None and found in [await git.tree_of(worktree, one) for one in kept]:
         return None
     tip = await git.read_ref(worktree, slot_ref(worktree))
     if head is None and tip is not None and found == await git.tree_of(worktree, tip):

@@ -10,6 +10,7 @@ import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from orchestra.agents.context import SESSION_SLOT, TurnFailed
@@ -19,7 +20,7 @@ from orchestra.runtime.snapshots import take
 from orchestra.runtime.turns import commit_turn
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 
     from orchestra.agents.context import Snapshot, TurnRequest
     from orchestra.runtime.git import GitManager, Worktree
@@ -36,11 +37,13 @@ class Held:
 
 
 class SharedLock:
-    """A lock that several readers or one writer hold; whoever waits is served in the order of asking."""
+    """A lock that one writer holds, or several readers of the same commit; served in the order of asking."""
 
     def __init__(self) -> None:
         self._gate = asyncio.Lock()
         self._readers = 0
+        self._commit: str | None = None
+        """What the readers read."""
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -52,9 +55,19 @@ class SharedLock:
             yield
 
     @asynccontextmanager
-    async def shared(self) -> AsyncIterator[None]:
-        """Hold it beside other readers."""
+    async def shared(self, commit: str, prepare: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
+        """Hold it beside other readers of a commit.
+
+        Args:
+            commit: What is to be read.
+            prepare: Called while nobody else is in: brings the files to the commit.
+        """
         async with self._gate:
+            if commit != self._commit:
+                await self._idle.wait()
+            if not self._readers:
+                await prepare()
+            self._commit = commit
             self._readers += 1
             self._idle.clear()
         try:
@@ -125,32 +138,41 @@ class IntegratedFiles:
         if request.node not in self._first and request.worktrees:
             await self._first_done.wait()
         async with AsyncExitStack() as stack:
-            for name in request.worktrees:
-                lock = self._locks[name]
-                shared = name not in request.writes
-                await stack.enter_async_context(lock.shared() if shared else lock.exclusive())
-            files = await self._open(request, inner)
+            files = await self._open(request, inner, stack)
             yield files
             # Only now: commits of a turn that fails after them (a condition, another repo) are in no checkpoint, and
             # whoever has the worktree next must not stand on them. Its opening puts the files back.
             self.held.update(files.committed)
 
-    async def _open(self, request: TurnRequest, inner: Snapshot | None) -> TurnFiles:
+    async def _open(self, request: TurnRequest, inner: Snapshot | None, stack: AsyncExitStack) -> TurnFiles:
+        """Take the worktrees one after another, and bring each to the commit that the turn has to see there."""
         entries = (inner or {}).get(SESSION_SLOT, {})
         base = {name: self._base_of(name, request, entries.get(name)) for name in self._workspace.repos}
         trees: dict[str, Worktree] = {}
-        for name in request.worktrees:
+
+        async def bring(name: str, commit: str) -> None:
             repo = self._workspace.repos[name].repository
             trees[name] = await self._worktrees.ensure(repo, SESSION_SLOT, base[name].commit)
-            if name in request.writes:
-                if base[name].commit != self.held[name].commit:
-                    raise TurnFailed(
-                        f"the files of {name!r} have moved on since this turn of {request.node!r} was interrupted",
-                        code="base-moved",
-                        retry="restart",
-                    )
-                wanted = entries.get(name, {}).get("commit", base[name].commit)
-                await self._put_back(trees[name], wanted, request)
+            await self._put_back(trees[name], commit, request)
+
+        for name in request.worktrees:
+            if name not in request.writes:
+                # Its own checkpoint's files, whatever writers before and after it have made of the worktree.
+                commit = base[name].commit
+                await stack.enter_async_context(self._locks[name].shared(commit, partial(bring, name, commit)))
+                if name not in trees:
+                    repo = self._workspace.repos[name].repository
+                    trees[name] = await self._worktrees.ensure(repo, SESSION_SLOT, commit)
+                continue
+            await stack.enter_async_context(self._locks[name].exclusive())
+            base[name] = self._base_of(name, request, entries.get(name))
+            if base[name].commit != self.held[name].commit:
+                raise TurnFailed(
+                    f"the files of {name!r} have moved on since this turn of {request.node!r} was interrupted",
+                    code="base-moved",
+                    retry="restart",
+                )
+            await bring(name, entries.get(name, {}).get("commit", base[name].commit))
         return TurnFiles(self, request, trees, base, entries)
 
     def _base_of(self, name: str, request: TurnRequest, entry: dict[str, Any] | None) -> Held:
@@ -168,7 +190,7 @@ class IntegratedFiles:
 
     async def _put_back(self, tree: Worktree, commit: str, request: TurnRequest) -> None:
         restored = await restore(self.git, tree, commit, session=self.session)
-        if restored.changed or restored.moved_aside:
+        if restored.rescue_ref or restored.moved_aside:
             details = {
                 "repo": tree.repository.name,
                 "commit": commit,

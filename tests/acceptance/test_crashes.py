@@ -61,7 +61,7 @@ def test_a_session_killed_at_random_instants_ends_as_if_nothing_had_happened(ben
     assert bench.kill_at_random(seed) > 0
 
 
-USERS_GIT = {
+USERS_GIT: dict[str, list[tuple[str, ...]]] = {
     "collects garbage": [("gc", "--quiet", "--prune=now")],
     "prunes worktrees": [("worktree", "prune", "--expire=now")],
     "packs references": [("pack-refs", "--all", "--prune")],

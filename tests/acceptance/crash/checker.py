@@ -178,6 +178,11 @@ def _check_files(
         else:
             expected = [whole, _notes(trial, repo, agent, done + 1)]
         assert lines in expected, f"{agent}.log in {repo} holds {lines}, not {expected} (inside {inside})"
+    logs = {name: text.split() for name, text in files.items() if name.endswith(".log")}
+    for message in channels.get("messages") or ():
+        if inside is not None and message.type == "tool" and message.name == f"{repo}__look":
+            seen = [line.split() for line in str(message.content).partition("stdout:\n")[2].splitlines()]
+            assert {name: lines for name, *lines in seen} == logs, f"{inside} saw other files than its checkpoint names"
 
 
 def _notes(trial: Trial, repo: str, agent: str, turns: int) -> list[str]:

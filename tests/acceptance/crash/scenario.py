@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+LOOK = 'for log in *.log; do echo "$log" $(cat "$log"); done'
+"""What an agent that runs commands and writes nothing sees: it has to be the files of its checkpoint."""
 NOTE = "echo junk > junk.tmp; echo {line} >> {file}; sleep 0.003; rm junk.tmp"
 
 
@@ -86,6 +88,7 @@ def _agent(*tools: str, **more: Any) -> dict[str, Any]:
     return {"task": {"template": "Do your part."}, "model": "m", "tools": list(tools), **more}
 
 
+_LOOKS = {"tools": [{"name": "app:look", "args": {}}]}
 VERDICT = """
 import orchestra
 
@@ -107,6 +110,7 @@ ROUND = Scenario(
             "tools": {
                 "app": {
                     "note": {"command": NOTE, "args": {"line": {}, "file": {}}},
+                    "look": {"command": LOOK, "args": {}, "writes": False},
                     "tally": {"command": "echo tally >> tally.log; wc -l < tally.log", "args": {}},
                 },
                 "web": {"note": {"command": NOTE, "args": {"line": {}, "file": {}}}},
@@ -117,6 +121,7 @@ ROUND = Scenario(
             "left": _agent(*WRITES_BOTH),
             "right": _agent(*WRITES_APP),
             "reader": _agent("app:read-file", "web:read-file"),
+            "looker": _agent("app:look"),
             "critic": _agent("app:read-file", output={"type": "object", "properties": {"verdict": {"type": "string"}}}),
             "closer": _agent(*WRITES_BOTH),
         },
@@ -124,8 +129,8 @@ ROUND = Scenario(
         "conditions": "conditions",
         "graph": [
             {"from": "START", "to": "planner"},
-            {"from": "planner", "to": ["left", "right", "reader"]},
-            {"from": ["left", "right", "reader"], "to": "count"},
+            {"from": "planner", "to": ["left", "right", "reader", "looker"]},
+            {"from": ["left", "right", "reader", "looker"], "to": "count"},
             {"from": "count", "to": "critic"},
             {"from": "critic", "to": ["left", "right", "closer"], "condition": "verdict", "max_loops": 1},
             {"from": "closer", "to": "END"},
@@ -136,6 +141,7 @@ ROUND = Scenario(
         "left": [_turn("left", turn, repos=("app", "web")) for turn in (1, 2)],
         "right": [_turn("right", turn, repos=("app",)) for turn in (1, 2)],
         "reader": [[{"tools": [{"name": "app:read-file", "args": {"path": "planner.log"}}]}, _says("read")]],
+        "looker": [[_LOOKS, {**_LOOKS, "delay": 0.05}, _says("looked")]],
         "critic": [[{"output": {"verdict": "revise"}}], [{"output": {"verdict": "approve"}}]],
         "closer": [_turn("closer", 1, repos=("app", "web"))],
     },
