@@ -76,7 +76,7 @@ def line_of(
         details = ", ".join(f"{key} {value}" for key, value in payload.items() if value not in (None, "", [], {}))
         what = f"{kind.replace('_', ' ')} {details}".strip()
     text = escape(" ".join(what.splitlines()))
-    width = 2000 if full else 160
+    width = 2000 if full or kind in {"note", "warning"} else 160
     text = text if len(text) <= width else f"{text[: width - 1]}…"
     return f"{time[11:19]}  {who:<24}  {text}" if who else f"{time[11:19]}  {text}"
 

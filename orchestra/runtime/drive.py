@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from orchestra.agents.context import Snapshot
     from orchestra.graph.resolved import ResolvedPipeline
     from orchestra.runtime.git import GitManager
+    from orchestra.runtime.notices import Notice
     from orchestra.runtime.observability import Event
     from orchestra.runtime.workspace import Workspace
     from orchestra.runtime.worktree import WorktreeManager
@@ -76,7 +77,7 @@ class OpenSession:
     git: GitManager
     worktrees: WorktreeManager
     workspace: Workspace
-    notes: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
     """What the user should know when it starts."""
 
 
@@ -110,7 +111,7 @@ class _Drive:
         self._git = session.git
         self._worktrees = session.worktrees
         self._workspace = workspace = session.workspace
-        self._notes = session.notes
+        self._notices = session.notices
         self._connection = connection
         self._saver = OrchestraSaver(
             connection,
@@ -172,8 +173,8 @@ class _Drive:
         started = self._record.checkpoints == 0
         await self._row.set(Status.RUNNING)
         self._log.emit("session_started" if started else "session_resumed", self._what_runs())
-        for note in self._notes:
-            self._log.emit("note", {"text": note})
+        for notice in self._notices:
+            self._log.emit(*notice.event)
         try:
             files.let_go_first(await self._interrupted_turns())
             await follower.move(await self._checkpointed())

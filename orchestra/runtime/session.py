@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -27,11 +27,11 @@ from orchestra.runtime.store import (
     read_session,
     sessions_directory,
 )
-from orchestra.runtime.workspace import Workspace
+from orchestra.runtime.workspace import Workspace, open_repositories
 from orchestra.runtime.worktree import WorktreeManager, ignore_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from orchestra.graph.project import Project
     from orchestra.graph.resolved import ResolvedPipeline
@@ -77,19 +77,23 @@ class SessionManager:
             raise PipelineError.of(pipeline.model_problems)
         for agent in pipeline.agents.values():
             pipeline.resolver.build(agent.model, agent=agent.name, turn=1)  # a wrong option shows only here
-        await GitManager().version()
+        reader = GitManager()
+        with _nothing_started():
+            await reader.version()
+            opened, notices = await open_repositories(reader, pipeline)
         files = self._new_directory()
         lock = DriverLock(files)
         lock.acquire()
         try:
             git = GitManager(lock_fds=[lock.fd])
+            git.overrides = reader.overrides
             created_at = now()
             session_id = files.session_id
             async with _undone_on_failure(git, files) as undo:
                 freeze(pipeline, self._project, files.pipeline)
                 worktrees = WorktreeManager(git, session_id)
-                workspace, notes = await Workspace.start(
-                    git, worktrees, pipeline, session=session_id, created_at=created_at
+                workspace, started = await Workspace.start(
+                    git, worktrees, pipeline, opened, session=session_id, created_at=created_at
                 )
                 undo.workspace = workspace
                 failpoint("session-prepared")
@@ -112,7 +116,7 @@ class SessionManager:
                 )
                 await create_database(record)
             failpoint("session-created")
-            session = OpenSession(pipeline, record, git, worktrees, workspace, tuple(notes))
+            session = OpenSession(pipeline, record, git, worktrees, workspace, (*notices, *started))
             return await drive(session, self._listener)
         finally:
             lock.release()
@@ -189,6 +193,15 @@ def _unusable(directory: Path, reason: str, hint: str) -> SessionError:
     return error
 
 
+@contextmanager
+def _nothing_started() -> Iterator[None]:
+    try:
+        yield
+    except OrchestraError as error:
+        error.exit_code = 2
+        raise
+
+
 class _undone_on_failure:  # noqa: N801 - named for what holds inside
     """Undo what was prepared when the body fails: a session that could not start leaves nothing."""
 
@@ -203,7 +216,7 @@ class _undone_on_failure:  # noqa: N801 - named for what holds inside
 
     async def __aexit__(self, kind: object, error: object, trace: object) -> None:
         if isinstance(error, OrchestraError):
-            error.exit_code = 2  # nothing was started
+            error.exit_code = 2
         if kind is None:
             return
         shutil.rmtree(self._files.directory, ignore_errors=True)

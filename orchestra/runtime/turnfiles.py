@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from orchestra.agents.context import SESSION_SLOT, TurnFailed
 from orchestra.runtime.failpoints import failpoint
+from orchestra.runtime.notices import listed
 from orchestra.runtime.restore import restore, stand_on
 from orchestra.runtime.snapshots import take
 from orchestra.runtime.turns import commit_turn
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Mapping
+    from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
     from orchestra.agents.context import Snapshot, TurnRequest
     from orchestra.runtime.git import GitManager, Worktree
+    from orchestra.runtime.staging import Skipped
     from orchestra.runtime.workspace import Workspace
     from orchestra.runtime.worktree import WorktreeManager
 
@@ -96,6 +98,8 @@ class IntegratedFiles:
         self.pipeline = pipeline
         self.session = session
         self.tell = tell
+        self._left_out: set[tuple[str, Skipped]] = set()
+        """Files in no snapshot that the user was told of."""
         self._locks = {name: SharedLock() for name in workspace.repos}
         self._first: set[str] = set()
         """Nodes that were in the middle of a turn when the session was left: they go before others."""
@@ -166,6 +170,15 @@ class IntegratedFiles:
         entry = entry or request.snapshot.get(SESSION_SLOT, {}).get(name)
         return Held(entry["commit"], entry["n"]) if entry else Held(self._workspace.repos[name].base, 0)
 
+    def warn_of(self, repo: str, skipped: Sequence[Skipped], request: TurnRequest) -> None:
+        """Say once which files of a worktree are in no commit, and why."""
+        new = [item for item in skipped if (repo, item) not in self._left_out]
+        self._left_out.update((repo, item) for item in new)
+        if new:
+            names = listed([f"{item.path} ({item.reason})" for item in new])
+            message = f"{repo}: in no commit of the session: {names}"
+            self.tell("warning", {"code": "snapshot-incomplete", "message": message}, request)
+
     async def _put_back(self, tree: Worktree, commit: str, request: TurnRequest) -> None:
         restored = await restore(self.git, tree, commit, session=self.session)
         if restored.changed or restored.moved_aside:
@@ -221,6 +234,7 @@ class TurnFiles:
                 previous=before.commit,
                 number=before.number + 1,
             )
+            self._files.warn_of(name, taken.skipped, self._request)
             if taken.changed:
                 failpoint("snapshot-taken")
                 self._now[name] = Held(taken.commit, before.number + 1)

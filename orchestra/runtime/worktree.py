@@ -144,7 +144,7 @@ def ignore_own_directory(repo: Repository) -> None:
     """Write `.orchestra/.gitignore` and the line in `info/exclude`, where they lack."""
     if repo.top is not None:
         own = repo.top / ".orchestra"
-        _refuse_link(own)
+        _refuse_foreign(own)
         own.mkdir(mode=0o700, exist_ok=True)
         ignore_all(own)
     exclude = repo.common_dir / "info" / "exclude"
@@ -171,16 +171,19 @@ def make_parents(repo: Repository, path: Path) -> None:
     """Make the directories above a worktree; a repository may hold a link in their place, to lead us elsewhere."""
     parents = [parent for parent in reversed(path.parents) if repo.top in parent.parents]
     for parent in parents:
-        _refuse_link(parent)
+        _refuse_foreign(parent)
         parent.mkdir(mode=0o700, exist_ok=True)
 
 
-def _refuse_link(path: Path) -> None:
+def _refuse_foreign(path: Path) -> None:
     if path.is_symlink():
         hint = f"remove the link: rm '{path}'"
         raise GitError(
             f"{path} is a link, and worktrees must not lie elsewhere", code="own-directory-is-link", hint=hint
         )
+    if path.exists() and not path.is_dir():
+        hint = f"move it: mv '{path}' '{path}.old'"
+        raise GitError(f"{path} is a file where Orchestra needs a directory", code="own-directory-is-file", hint=hint)
 
 
 def find_admin(repo: Repository, reason: str, path: Path) -> Path | None:
