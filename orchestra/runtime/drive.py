@@ -18,6 +18,7 @@ from orchestra.runtime.checkpoints import OrchestraSaver
 from orchestra.runtime.database import open_database
 from orchestra.runtime.observability import ObservabilityLogger
 from orchestra.runtime.running import SessionRun, timed_out
+from orchestra.runtime.setup import Setup
 from orchestra.runtime.snapshots import WorkspaceSnapshotIndex
 from orchestra.runtime.store import SessionRecord, SessionRow, Status, read_session
 from orchestra.runtime.turnfiles import Held, IntegratedFiles
@@ -156,6 +157,7 @@ class _Drive:
             held,
             pipeline=self._pipeline.pipeline.name,
             session=self._session,
+            prepare=Setup(self._git, self._setup_commands(), self._session).prepare,
             tell=lambda kind, payload, turn: self._log.emit(
                 kind, payload, node=turn.node, turn=turn.number, attempt=turn.attempt
             ),
@@ -200,6 +202,9 @@ class _Drive:
                     "agent": None,
                 }
             )
+
+    def _setup_commands(self) -> dict[str, str]:
+        return {name: repo.setup for name, repo in self._pipeline.pipeline.workspace.repos.items() if repo.setup}
 
     async def _invoke(self, run: SessionRun, seconds: float | None) -> None:
         """Run the graph from where it stands, for so long at the most."""

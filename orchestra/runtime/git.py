@@ -72,6 +72,11 @@ class Worktree:
         """Orchestra's own index of these files; the agent's git never sees it."""
         return self.git_dir / "orchestra.index"
 
+    @property
+    def setup_mark(self) -> Path:
+        """Exists when `setup` has run here to its end."""
+        return self.git_dir / "orchestra.setup"
+
 
 Place: TypeAlias = Repository | Worktree
 

@@ -91,11 +91,12 @@ class SessionManager:
             session_id = files.session_id
             async with _undone_on_failure(git, files) as undo:
                 freeze(pipeline, self._project, files.pipeline)
-                worktrees = WorktreeManager(git, session_id)
+                worktrees = WorktreeManager(git, session_id, files.copies)
                 workspace, started = await Workspace.start(
                     git, worktrees, pipeline, opened, session=session_id, created_at=created_at
                 )
                 undo.workspace = workspace
+                copied = await workspace.take_copies(git, pipeline, files.copies)
                 failpoint("session-prepared")
                 record = SessionRecord(
                     session_id=session_id,
@@ -116,7 +117,7 @@ class SessionManager:
                 )
                 await create_database(record)
             failpoint("session-created")
-            session = OpenSession(pipeline, record, git, worktrees, workspace, (*notices, *started))
+            session = OpenSession(pipeline, record, git, worktrees, workspace, (*notices, *started, *copied))
             return await drive(session, self._listener)
         finally:
             lock.release()
@@ -149,7 +150,7 @@ class SessionManager:
                 raise PipelineError.of(pipeline.model_problems)
             git = GitManager(lock_fds=[lock.fd])
             workspace = await Workspace.reopen(git, record.workspace)
-            worktrees = WorktreeManager(git, record.session_id)
+            worktrees = WorktreeManager(git, record.session_id, files.copies)
             return await drive(OpenSession(pipeline, record, git, worktrees, workspace), self._listener)
         finally:
             lock.release()

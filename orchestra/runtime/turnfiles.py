@@ -10,6 +10,7 @@ import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from orchestra.agents.context import SESSION_SLOT, TurnFailed
@@ -20,7 +21,7 @@ from orchestra.runtime.snapshots import take
 from orchestra.runtime.turns import commit_turn
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 
     from orchestra.agents.context import Snapshot, TurnRequest
     from orchestra.runtime.git import GitManager, Worktree
@@ -77,6 +78,7 @@ class IntegratedFiles:
         held: Where each repo is: that of the last checkpoint, with its pending writes applied.
         pipeline: The pipeline's name, for commit messages.
         session: The session's id.
+        prepare: Gets a new worktree ready for its first agent: `prepare(worktree, commit, tell)`.
         tell: Logs an event: `tell(type, payload, turn)`.
     """
 
@@ -89,6 +91,7 @@ class IntegratedFiles:
         *,
         pipeline: str,
         session: str,
+        prepare: Callable[[Worktree, str, Callable[[str, dict[str, Any]], None]], Awaitable[None]],
         tell: Callable[[str, dict[str, Any], TurnRequest], None],
     ) -> None:
         self.git = git
@@ -97,6 +100,7 @@ class IntegratedFiles:
         self.held = held
         self.pipeline = pipeline
         self.session = session
+        self._prepare = prepare
         self.tell = tell
         self._left_out: set[tuple[str, Skipped]] = set()
         """Files in no snapshot that the user was told of."""
@@ -146,6 +150,7 @@ class IntegratedFiles:
         for name in request.worktrees:
             repo = self._workspace.repos[name].repository
             trees[name] = await self._worktrees.ensure(repo, SESSION_SLOT, base[name].commit)
+            await self._prepare(trees[name], base[name].commit, partial(self._tell_of, request))
             if name in request.writes:
                 if base[name].commit != self.held[name].commit:
                     raise TurnFailed(
@@ -178,6 +183,9 @@ class IntegratedFiles:
             names = listed([f"{item.path} ({item.reason})" for item in new])
             message = f"{repo}: in no commit of the session: {names}"
             self.tell("warning", {"code": "snapshot-incomplete", "message": message}, request)
+
+    def _tell_of(self, request: TurnRequest, kind: str, payload: dict[str, Any]) -> None:
+        self.tell(kind, payload, request)
 
     async def _put_back(self, tree: Worktree, commit: str, request: TurnRequest) -> None:
         restored = await restore(self.git, tree, commit, session=self.session)

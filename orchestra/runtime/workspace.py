@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestra.errors import GitError, SessionError
+from orchestra.runtime.copies import take_copies
 from orchestra.runtime.filters import judge_filters, read_filters
 from orchestra.runtime.git import RefUpdate, Repository
 from orchestra.runtime.notices import Notice, listed
@@ -128,6 +129,18 @@ class Workspace:
                 )
             repos[name] = WorkspaceRepo(repo, entry["base"], entry["merge_base"], entry["branch"])
         return cls(repos)
+
+    async def take_copies(self, git: GitManager, pipeline: ResolvedPipeline, directory: Path) -> list[Notice]:
+        """Copy the ignored files that agents need, for the repos that will have a worktree.
+
+        Returns:
+            What was copied, and what was not.
+        """
+        notices = []
+        for name in _with_worktrees(pipeline):
+            repo, spec = self.repos[name], pipeline.pipeline.workspace.repos[name]
+            notices += await take_copies(git, repo.repository, spec.copy, repo.base, directory / name)
+        return notices
 
     async def undo_start(self, git: GitManager, session: str) -> None:
         """Let the bases go again: the session could not start."""

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestra.errors import GitError
+from orchestra.runtime.copies import place_copies
+from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.git import Repository, Worktree
 from orchestra.runtime.staging import copy_index
 
@@ -34,11 +36,13 @@ class WorktreeManager:
     Args:
         git: Starts git.
         session: The session's id.
+        copies: Where the session keeps ignored files for new worktrees, by the name of the repo.
     """
 
-    def __init__(self, git: GitManager, session: str) -> None:
+    def __init__(self, git: GitManager, session: str, copies: Path | None = None) -> None:
         self._git = git
         self._session = safe_name(session)
+        self._copies = copies
         self._checkouts = asyncio.Semaphore(os.cpu_count() or 1)
         self._slots: dict[tuple[Path, str], asyncio.Lock] = {}
 
@@ -90,6 +94,7 @@ class WorktreeManager:
     async def _fill(self, worktree: Worktree, commit: str) -> None:
         """Write the files; only where no agent has worked since the directory was made."""
         worktree.index.unlink(missing_ok=True)
+        worktree.setup_mark.unlink(missing_ok=True)
         self._git.index_trees.pop(worktree.index, None)
         point_head(worktree, commit)
         async with self._checkouts:
@@ -97,8 +102,17 @@ class WorktreeManager:
         head = await self._git.read_ref(worktree, "HEAD")
         if head != commit:
             raise GitError(f"the worktree {worktree.path} stands on {head} and not on {commit}", code="worktree-failed")
+        await self._place_copies(worktree)
         # The private index comes last: that it is there says that the worktree is complete.
         copy_index(worktree.git_dir / "index", worktree.index)
+
+    async def _place_copies(self, worktree: Worktree) -> None:
+        directory = self._copies / worktree.repository.name if self._copies else None
+        if directory is None or not directory.is_dir():
+            return
+        tracked = frozenset((await self._git.run(worktree, "ls-files", "-z")).stdout.split(b"\0"))
+        await place_copies(worktree.repository, directory, worktree, tracked)
+        failpoint("copies-placed")
 
 
 def worktree_place(session: str, slot: str) -> Path:
