@@ -53,16 +53,25 @@ async def session_in_the_making(root: Path, repos: Iterable[Path]) -> AsyncItera
         lock.acquire()
         paths = [os.fspath(path) for path in repos]
         try:
-            (files.directory / "making.json").write_text(json.dumps({"repos": paths}), encoding="utf-8")
-            failpoint("session-directory-made")
-            yield files, lock
+            with nothing_started():
+                (files.directory / "making.json").write_text(json.dumps({"repos": paths}), encoding="utf-8")
+                failpoint("session-directory-made")
+                yield files, lock
             (files.directory / "making.json").unlink()
-        except BaseException as error:
-            if isinstance(error, OrchestraError):
-                error.exit_code = 2  # nothing was started
+        except BaseException:
             await _undo(files, lock)
             lock.release()
             raise
+
+
+@contextmanager
+def nothing_started() -> Iterator[None]:
+    """Have errors say by their exit code that nothing was started."""
+    try:
+        yield
+    except OrchestraError as error:
+        error.exit_code = 2
+        raise
 
 
 async def sweep(root: Path) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _LOCKED = re.compile(r"(?:Unable to create|cannot lock ref .*) '(?P<path>[^'\n]+\.lock)': File exists")
 _DUBIOUS = re.compile(r"dubious ownership in repository at '(?P<path>[^'\n]+)'")
 _FILTER = re.compile(
-    r"(?:clean|smudge|process) filter '(?P<name>[^'\n]*)' failed|external filter '(?P<command>[^\n]*)'"
+    r"(?:clean|smudge|process) filter '?(?P<name>[^'\n]*?)'? failed|external filter '(?P<command>[^\n]*)'"
 )
 _CORRUPT = re.compile(
     r"(?P<what>object file \S+ is empty|loose object \S+[^\n]* is corrupt|inflate: [^\n]*|unable to read "

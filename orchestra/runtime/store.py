@@ -71,6 +71,11 @@ class SessionFiles:
         return self.directory / "pipeline"
 
     @property
+    def copies(self) -> Path:
+        """Ignored files of the repos that each new worktree gets, by the name of the repo."""
+        return self.directory / "copies"
+
+    @property
     def inbox(self) -> Path:
         """Answers sent by other processes."""
         return self.directory / "inbox"
