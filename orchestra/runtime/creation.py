@@ -81,7 +81,7 @@ async def sweep(root: Path) -> None:
         return
     with _alone(parent) as alone:
         for directory in sorted(parent.iterdir()) if alone else ():
-            if not _is_unfinished(directory):
+            if not is_unfinished(directory):
                 continue
             lock = DriverLock(SessionFiles(directory))
             with suppress(SessionBusyError, SessionError, OSError):  # its git may still be at work
@@ -102,7 +102,8 @@ async def _undo(files: SessionFiles, lock: DriverLock) -> None:
     shutil.rmtree(files.directory, ignore_errors=True)
 
 
-def _is_unfinished(directory: Path) -> bool:
+def is_unfinished(directory: Path) -> bool:
+    """Tell whether a directory holds nothing but what a session in the making has; then a sweep may remove it."""
     if directory.is_symlink() or not directory.is_dir() or len(directory.name) != ID_LENGTH:
         return False
     names = {

@@ -206,6 +206,18 @@ def find_admin(repo: Repository, reason: str, path: Path) -> Path | None:
     return next((admin for admin in candidates if _content(admin / "gitdir") == str(path / ".git")), None)
 
 
+def session_of_admin(admin: Path) -> str | None:
+    """Return the session that a worktree's administrative directory belongs to; None: it is not Orchestra's."""
+    match = re.fullmatch(r"orchestra:([^:]+):.*", _content(admin / "locked") or "")
+    return match[1] if match else None
+
+
+def place_of_admin(admin: Path) -> Path | None:
+    """Return the directory of the worktree that an administrative directory stands for, be it there or not."""
+    link = _content(admin / "gitdir")
+    return Path(link).parent if link else None
+
+
 def _content(file: Path) -> str | None:
     try:
         return file.read_text(errors="surrogateescape").strip("\n")
