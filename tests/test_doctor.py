@@ -391,7 +391,9 @@ def test_a_repository_of_another_user_is_an_error_with_the_line_to_type(
 ) -> None:
     """Only root could give it to somebody; git has a variable for tests, which Orchestra keeps from it."""
     variables = {"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1"}
-    monkeypatch.setattr(git_module, "environment", lambda *, durable: environment(durable=durable) | variables)
+    monkeypatch.setattr(
+        git_module, "environment", lambda overrides, *, durable: environment(overrides, durable=durable) | variables
+    )
     finding = the_one(examine(), "repos", State.ERROR)
     assert "belongs to another user" in finding.message
     assert "git config --global --add safe.directory" in str(finding.fix)
