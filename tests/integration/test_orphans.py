@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +21,10 @@ from orchestra.runtime.orphans import holders
 from orchestra.runtime.store import SessionFiles, session_ids
 from orchestra.tools.process import run_command
 from orchestra.tools.watch import current
+from tests.processes import fork, of_session, until
 from tests.session_support import agent, chain, events, says
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tests.conftest import Workshop
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
@@ -40,30 +38,8 @@ COMMANDS = {
 }
 
 
-def of_session(session: str) -> list[int]:
-    """Return the processes that bear a session's name in their environment."""
-    wanted, found = f"ORCHESTRA_SESSION={session}".encode(), []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            environment = (entry / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if wanted in environment:
-            found.append(int(entry.name))
-    return found
-
-
 def watchers(files: SessionFiles) -> list[str]:
     return [found for found in holders(files.children_lock) if "(sh)" in found]
-
-
-def until(holds: Callable[[], Any], seconds: float = 2.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)
-    return True
 
 
 @pytest.fixture
@@ -71,20 +47,6 @@ def files(tmp_path: Path) -> SessionFiles:
     directory = tmp_path / f"s{os.getpid()}x{os.urandom(4).hex()}"
     directory.mkdir()
     return SessionFiles(directory)
-
-
-def start(work: Callable[[], Any]) -> int:
-    """Run something in a forked process with a group of its own, and return its id."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
-    if pid == 0:
-        try:
-            os.setsid()
-            work()
-        finally:
-            os._exit(0)
-    return pid
 
 
 def drive(files: SessionFiles, commands: list[str], seconds: float = 60) -> None:
@@ -113,7 +75,7 @@ def resume(files: SessionFiles, seconds: float = 5.0) -> None:
 def test_no_command_outlives_a_driver_that_is_killed_at_any_instant(files: SessionFiles, *, whole_group: bool) -> None:
     seen = 0
     for _ in range(40):
-        driver = start(lambda: drive(files, [*COMMANDS.values()] * 2))
+        driver = fork(lambda: drive(files, [*COMMANDS.values()] * 2))
         time.sleep(random.uniform(0.0, 0.08))  # noqa: S311 - the instant of the kill, not a wait for something
         seen += bool(of_session(files.session_id))
         (os.killpg if whole_group else os.kill)(driver, signal.SIGKILL)
@@ -147,7 +109,7 @@ def test_control_without_a_watch_a_command_outlives_its_killed_driver(tmp_path: 
     def work() -> None:
         asyncio.run(run_command("echo $$ > pid; sleep 100", cwd=tmp_path, env=dict(os.environ), seconds=60))
 
-    driver = start(work)
+    driver = fork(work)
     pid = tmp_path / "pid"
     assert until(lambda: pid.exists() and pid.read_text().strip(), 10)
     os.killpg(driver, signal.SIGKILL)
@@ -195,7 +157,7 @@ def test_a_watcher_that_was_killed_is_replaced_and_knows_what_runs(files: Sessio
         await run_command("echo > again; sleep 100", cwd=files.directory, env=environment, seconds=60)
         await first
 
-    driver = start(work)
+    driver = fork(work)
     assert until((files.directory / "again").exists, 10)
     assert len(of_session(files.session_id)) >= 2
     os.killpg(driver, signal.SIGKILL)
@@ -205,7 +167,7 @@ def test_a_watcher_that_was_killed_is_replaced_and_knows_what_runs(files: Sessio
 
 
 def test_what_a_killed_watcher_could_not_kill_a_resume_kills(files: SessionFiles) -> None:
-    driver = start(lambda: drive(files, [COMMANDS["daemon"]]))
+    driver = fork(lambda: drive(files, [COMMANDS["daemon"]]))
     assert until(lambda: len(of_session(files.session_id)) >= 2 and watchers(files), 10)
     (watcher,) = (
         int(found.split()[0]) for found in watchers(files) if int(found.split()[0]) not in of_session(files.session_id)
@@ -227,7 +189,7 @@ def test_a_git_process_of_a_killed_driver_is_waited_for_and_named(files: Session
         subprocess.Popen(["sleep", "60"], pass_fds=[lock.fd], start_new_session=True)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    os.waitpid(start(work), 0)
+    os.waitpid(fork(work), 0)
     (holder,) = holders(files.children_lock)
     assert not is_driven(files.lock)
 
@@ -251,12 +213,12 @@ def test_a_fork_of_the_driver_does_not_pass_for_it(files: SessionFiles) -> None:
             time.sleep(60)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    os.waitpid(start(work), 0)
-    fork = [int(found.split()[0]) for found in holders(files.children_lock) if "(sh)" not in found]
-    assert len(fork) == 1
+    os.waitpid(fork(work), 0)
+    forked = [int(found.split()[0]) for found in holders(files.children_lock) if "(sh)" not in found]
+    assert len(forked) == 1
     assert not is_driven(files.lock)
     assert until(lambda: not watchers(files))
-    os.kill(fork[0], signal.SIGKILL)
+    os.kill(forked[0], signal.SIGKILL)
     resume(files)
 
 
@@ -289,13 +251,13 @@ def test_a_killed_session_that_ran_commands_is_resumed_at_once(workshop: Worksho
         {"name": "slow", "agents": {"one": agent(tools=["shell"])}, "graph": chain("one")},
         script={"one": [[{"tools": [{"name": "shell", "args": {"command": command}}]}, says("done")]]},
     )
-    driver = start(lambda: asyncio.run(workshop.run(path)))
+    driver = fork(lambda: asyncio.run(workshop.run(path)))
     for number in range(1, 9):
         assert until(partial(_has, tries, number), 20)
         (session,) = session_ids(workshop.repo.path)
         os.killpg(driver, signal.SIGKILL)
         os.waitpid(driver, 0)
-        driver = start(partial(_resume, workshop, session))
+        driver = fork(partial(_resume, workshop, session))
     os.waitpid(driver, 0)
 
     assert of_session(session) == []
