@@ -91,14 +91,13 @@ class StopSignals:
         del frame
         if self.caught is not None:
             if time.monotonic() - self._at > _ONE_PRESS:
+                _say("stopped at once; `orchestra status` shows what can be resumed")
                 os._exit(128 + number)
             return
         self.caught, self._at = number, time.monotonic()
         signal.signal(signal.SIGALRM, self._give_up)
         signal.setitimer(signal.ITIMER_REAL, _LAST)
-        with suppress(OSError, ValueError):  # the terminal is gone
-            # Not through the stream: a handler may run in the middle of its own write.
-            os.write(sys.stderr.fileno(), b"stopping at the next safe point; once more stops at once\n")
+        _say("stopping at the next safe point; once more stops at once")
         if self._ask is not None:
             self._ask()
         elif self._may_raise:
@@ -117,6 +116,12 @@ class StopSignals:
             with suppress(OSError, ValueError):
                 stream.flush()
         os._exit(code)
+
+
+def _say(text: str) -> None:
+    with suppress(OSError, ValueError):  # the terminal is gone
+        # Not through the stream: a handler may run in the middle of its own write.
+        os.write(sys.stderr.fileno(), f"{text}\n".encode())
 
 
 @contextmanager
