@@ -8,6 +8,7 @@ import os
 import signal
 import sqlite3
 import sys
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -18,7 +19,7 @@ from orchestra.testing import write_script
 from orchestra.tools.base import RepoContext, Tool, ToolContext, ToolResult, failed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from orchestra.agents.context import Snapshot, TurnFailed
     from orchestra.agents.outputs import OutputSpec
@@ -35,6 +36,7 @@ class RecordingTurn:
         self.attempt = attempt
         self.events: list[dict[str, Any]] = []
         self.snapshots = 0
+        self.calls: list[tuple[str, float]] = []
         self.failures: list[TurnFailed] = []
         self.patience = 0
         """How often `model_failed` asks for the call to be made again."""
@@ -66,6 +68,12 @@ class RecordingTurn:
         tool = self.of("tool_ended")[-1]["tool"]
         self.snapshots += 1
         return {"_session": {"repo": {"commit": f"after {tool}", "n": self.snapshots}}}
+
+    @asynccontextmanager
+    async def call(self, kind: str, *, after: float = 0.0) -> AsyncIterator[None]:
+        self.calls.append((kind, after))
+        await asyncio.sleep(after)
+        yield
 
     def check_budget(self) -> None:
         self.before_call()

@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from orchestra.runtime.processes import holders_of
 from orchestra.runtime.store import find_session, read_events, session_ids
 from orchestra.testing import write_script
 from tests.gitkit import assert_sound, files_of, fingerprint
@@ -109,6 +110,11 @@ def model_calls(workshop: Workshop, session: str) -> dict[tuple[str, int], int]:
 
 def database(workshop: Workshop, session: str) -> Path:
     return find_session(workshop.repo.path, session).database
+
+
+def holders(path: Path) -> list[str]:
+    """Return `PID (COMMAND)` of the other processes that have a file open."""
+    return [str(process) for process in holders_of([path])[path] if process.pid != os.getpid()]
 
 
 def query(workshop: Workshop, session: str, sql: str, *values: Any) -> list[tuple[Any, ...]]:

@@ -1,4 +1,4 @@
-"""One attempt of a model call: what is checked before it, logged around it, and waited for after it failed."""
+"""One attempt of a model call: what is checked before it, logged around it, and waited for before the next one."""
 
 from __future__ import annotations
 
@@ -46,11 +46,13 @@ class AttemptMiddleware(AgentMiddleware[Any, Any, Any]):
         self._timeout = _ANSWER_TIMEOUTS * (ref.provider.timeout or DEFAULT_TIMEOUT)
         self._made = 0
         self._waited = 0.0
+        self._pause = 0.0
+        """Seconds before the next attempt."""
 
     def begin(self) -> None:
         """Start to count the attempts of a call."""
         self._made = 0
-        self._waited = 0.0
+        self._waited = self._pause = 0.0
 
     def failure(self, error: Exception) -> TurnFailed:
         """Say what the last attempt's error means for the turn."""
@@ -58,6 +60,11 @@ class AttemptMiddleware(AgentMiddleware[Any, Any, Any]):
 
     async def awrap_model_call(self, request: ModelRequest[Any], handler: Handler) -> ModelResponse[Any]:
         """Make one attempt."""
+        pause, self._pause = self._pause, 0.0
+        async with self._turn.call("model", after=pause):
+            return await self._attempt(request, handler)
+
+    async def _attempt(self, request: ModelRequest[Any], handler: Handler) -> ModelResponse[Any]:
         self._turn.check_budget()
         self._made += 1
         names = {"model": self._ref.model, "provider": self._ref.provider.name, "attempt": self._made}
@@ -69,7 +76,7 @@ class AttemptMiddleware(AgentMiddleware[Any, Any, Any]):
             reply = next(message for message in response.result if isinstance(message, AIMessage))
             calls.require_end(reply, self._ref.provider.type)
         except Exception as error:
-            await self._failed(error)
+            self._failed(error)
             if calls.is_retryable(error) or isinstance(error, TurnFailed):
                 raise
             raise self.failure(error) from error
@@ -86,7 +93,7 @@ class AttemptMiddleware(AgentMiddleware[Any, Any, Any]):
         )
         return response
 
-    async def _failed(self, error: Exception) -> None:
+    def _failed(self, error: Exception) -> None:
         pause = None
         if calls.is_retryable(error) and self._made <= self._backoff.max_retries:
             jitter = random.uniform(-1, 1)  # noqa: S311 - spreads load, guards nothing
@@ -100,9 +107,8 @@ class AttemptMiddleware(AgentMiddleware[Any, Any, Any]):
             message=self._text(error),
             retry_in=None if pause is None else round(pause, 3),
         )
-        if pause:
-            self._waited += pause
-            await asyncio.sleep(pause)
+        self._pause = pause or 0.0
+        self._waited += self._pause
 
     def _text(self, error: Exception) -> str:
         text = str(error) or type(error).__name__

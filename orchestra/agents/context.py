@@ -7,6 +7,7 @@ say why they can't.
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -71,6 +72,14 @@ class Turn(ToolContext, Protocol):
 
     def emit(self, type: str, **payload: Any) -> None:  # noqa: A002 - the event's own word
         """Write an event with a JSON payload into the session's log."""
+
+    def call(self, kind: Literal["model", "tool"], *, after: float = 0.0) -> AbstractAsyncContextManager[None]:
+        """Hold a call while it is made; entering it waits where the session is to stop, so that no call begins.
+
+        Args:
+            kind: What is called.
+            after: Seconds to wait before it, in which the session may be stopped, too.
+        """
 
     async def after_tool(self) -> Snapshot:
         """Take a snapshot after a tool call that may have written; `{}` when nothing changed."""
@@ -160,6 +169,12 @@ class DetachedTurn:
 
     def emit(self, type: str, **payload: Any) -> None:  # noqa: A002 - the event's own word
         """Drop the event."""
+
+    @asynccontextmanager
+    async def call(self, kind: Literal["model", "tool"], *, after: float = 0.0) -> AsyncIterator[None]:  # noqa: ARG002 - the protocol's argument
+        """Let every call begin."""
+        await asyncio.sleep(after)
+        yield
 
     async def after_tool(self) -> Snapshot:
         """Nothing can have changed."""

@@ -207,9 +207,10 @@ class TurnMiddleware(AgentMiddleware[Any, Any, Any]):
         return tool is not None and tool.writes
 
     async def _run(self, tool: Tool, request: ToolCallRequest, handler: ToolHandler) -> tuple[ToolResult, str]:
-        self._turn.emit("tool_started", tool=tool.name, args=_capped(request.tool_call["args"]))
-        started = time.monotonic()
-        message = await handler(request)
+        async with self._turn.call("tool"):
+            self._turn.emit("tool_started", tool=tool.name, args=_capped(request.tool_call["args"]))
+            started = time.monotonic()
+            message = await handler(request)
         result: ToolResult = message.artifact  # type: ignore[union-attr]  # `AgentTool` always answers with one
         self._turn.emit(
             "tool_ended",

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import signal
 import sys
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING
 
 import typer
 
 from orchestra.cli.options import print_json
 from orchestra.cli.progress import Progress
+from orchestra.cli.render import as_json
+from orchestra.cli.signals import Stopped, StopSignals, stop_signals
 from orchestra.errors import OrchestraError
 from orchestra.runtime.store import Status
 
@@ -21,47 +21,75 @@ if TYPE_CHECKING:
     from orchestra.runtime.drive import SessionResult
     from orchestra.runtime.observability import Event
 
+    Session = Callable[[Callable[[Event], None] | None], Coroutine[None, None, SessionResult]]
+
 EXIT_CODES = {Status.COMPLETED: 0, Status.FAILED: 1, Status.PAUSED: 3, Status.CANCELLED: 1}
 
 
 def drive(
-    work: Callable[[Callable[[Event], None] | None], Coroutine[None, None, SessionResult]], *, json: bool, quiet: bool
+    prepare: Callable[[], Session],
+    *,
+    json: bool,
+    quiet: bool,
 ) -> SessionResult:
     """Drive a session and report; ends the process with the exit code of DESIGN §8 unless it completed.
 
     Args:
-        work: Starts or resumes the session; gets the listener for its events.
+        prepare: Reads what the session needs, and returns what starts or resumes it: called with the listener for its
+            events.
         json: Print one JSON document.
         quiet: Print no progress.
     """
     progress = Progress(sys.stderr)
-    caught: list[int] = []
-    try:
-        result = asyncio.run(_interruptible(work(None if quiet else progress.show), caught))
-    except asyncio.CancelledError:
-        # Before there was anything to resume.
-        if json:
-            print_json(failed_document(Status.INTERRUPTED, "interrupted", "stopped before the session was started"))
-        raise typer.Exit(128 + (caught[0] if caught else signal.SIGINT)) from None
-    except Exception as error:
-        kind = error.code if isinstance(error, OrchestraError) else "internal-error"
-        started = not isinstance(error, OrchestraError) or error.exit_code == 1
-        if json and started:  # stdout is one document, also when the session fails (DESIGN §8)
-            print_json(failed_document(Status.FAILED, kind, str(error) or type(error).__name__))
-        raise
-    if json:
-        print_json(result.as_json())
-    else:
-        sys.stdout.write(progress.outputs(result))
-    if not quiet:
-        sys.stderr.write(progress.summary(result))
-    elif result.record.error and not json:
-        sys.stderr.write(f"error[{result.record.error['code']}]: {result.record.error['message']}\n")
-    if result.record.status is Status.INTERRUPTED:
-        raise typer.Exit(128 + (caught[0] if caught else signal.SIGINT))
-    if code := EXIT_CODES.get(result.record.status, 1):
+
+    async def work(session: Session) -> SessionResult:
+        try:
+            return await session(None if quiet else progress.show)
+        except Exception as error:
+            kind = error.code if isinstance(error, OrchestraError) else "internal-error"
+            started = not isinstance(error, OrchestraError) or error.exit_code == 1
+            if json and started:  # stdout is one document, also when the session fails (DESIGN §8)
+                signals.last_words = None
+                print_json(failed_document(Status.FAILED, kind, str(error) or type(error).__name__))
+            raise
+
+    with stop_signals() as signals:
+        signals.last_words = _stopped_document if json else None
+        try:
+            result = signals.run(lambda: work(prepare()))
+        except Stopped:
+            words, signals.last_words = signals.last_words, None
+            sys.stdout.write(words() if words else "")
+            signals.leave(signals.code)
+        signals.last_words = None
+        code = _report(result, progress, signals, json=json, quiet=quiet)
+        if signals.caught is not None:
+            signals.leave(code)
+    if code:
         raise typer.Exit(code)
     return result
+
+
+def _report(result: SessionResult, progress: Progress, signals: StopSignals, *, json: bool, quiet: bool) -> int:
+    """Print how a session ended, and return the exit code."""
+    # Nobody may listen any more: a signal that closed the terminal is no reason to fail.
+    with suppress(OSError) if signals.caught is not None else nullcontext():
+        if json:
+            print_json(result.as_json())
+        else:
+            sys.stdout.write(progress.outputs(result))
+        if not quiet:
+            sys.stderr.write(progress.summary(result))
+        elif result.record.error and not json:
+            sys.stderr.write(f"error[{result.record.error['code']}]: {result.record.error['message']}\n")
+    if result.record.status is Status.INTERRUPTED:
+        return signals.code
+    return EXIT_CODES.get(result.record.status, 1)
+
+
+def _stopped_document() -> str:
+    message = "stopped before anything was run, or before it could be told: see `orchestra status`"
+    return as_json(failed_document(Status.INTERRUPTED, "interrupted", message)) + "\n"
 
 
 def failed_document(status: Status, code: str, message: str) -> dict[str, object]:
@@ -80,26 +108,3 @@ def failed_document(status: Status, code: str, message: str) -> dict[str, object
         "waiting_for": None,
         "error": {"code": code, "message": message, "agent": None},
     }
-
-
-async def _interruptible(work: Coroutine[None, None, SessionResult], caught: list[int]) -> SessionResult:
-    """Run a coroutine so that the first Ctrl-C or SIGTERM stops it in order, and the second at once."""
-    loop = asyncio.get_running_loop()
-    task = asyncio.ensure_future(work)
-
-    def stop(number: int) -> None:
-        if caught:
-            os._exit(128 + number)
-        caught.append(number)
-        sys.stderr.write("stopping at the last checkpoint; once more stops at once\n")
-        task.cancel()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop, int(number))
-    try:
-        return await task
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
-            if caught:  # once more, while the result is being printed, must not look like a crash
-                signal.signal(number, lambda signum, _: os._exit(128 + signum))

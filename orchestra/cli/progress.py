@@ -87,6 +87,9 @@ def _what(kind: str, payload: Mapping[str, Any]) -> str | None:  # noqa: C901, P
             return f"{kind.replace('_', ' ')}: {payload['pipeline']} ({payload['file']})"
         case "session_completed" | "session_paused" | "session_interrupted":
             return kind.replace("_", " ")
+        case "session_stopping":
+            calls = [f"{count} {call} call{'s' if count > 1 else ''}" for call, count in payload["waits_for"].items()]
+            return f"waits for {' and '.join(calls)}, {payload['seconds']:g} s at the most" if calls else "stopping"
         case "note":
             return str(payload["text"])
         case "warning":

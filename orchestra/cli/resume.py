@@ -10,10 +10,7 @@ import typer
 from orchestra.cli.options import JsonOption, QuietOption
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from orchestra.runtime.drive import SessionResult
-    from orchestra.runtime.observability import Event
+    from orchestra.cli.driving import Session
 
 
 def resume_command(
@@ -28,19 +25,18 @@ def resume_command(
 
     Example: orchestra resume 3f
     """
-    from orchestra.graph.root import find_root
-    from orchestra.runtime.store import find_session
+    from orchestra.cli.driving import drive
 
-    # Not the project itself: a session goes on with its own copy, whatever happened to `orchestra.yaml` since.
-    root = find_root(Path.cwd())
-    files = find_session(root, session)
+    def prepare() -> Session:
+        from orchestra.graph.root import find_root
+        from orchestra.runtime.store import find_session
 
-    async def go_on(listener: Callable[[Event], None] | None) -> SessionResult:
+        # Not the project itself: a session goes on with its own copy, whatever happened to `orchestra.yaml` since.
+        root = find_root(Path.cwd())
+        files = find_session(root, session)
         from orchestra.graph.project import Project
         from orchestra.runtime.session import SessionManager
 
-        return await SessionManager(Project(root), listener).resume(files)
+        return lambda listener: SessionManager(Project(root), listener).resume(files)
 
-    from orchestra.cli.driving import drive
-
-    drive(go_on, json=json, quiet=quiet)
+    drive(prepare, json=json, quiet=quiet)

@@ -19,10 +19,10 @@ from orchestra.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
+    from orchestra.cli.driving import Session
     from orchestra.runtime.drive import SessionResult
-    from orchestra.runtime.observability import Event
 
 
 def run_command(
@@ -54,23 +54,24 @@ def run(
     quiet: bool = False,
 ) -> SessionResult:
     """Start a session in the current directory's project and drive it to its end."""
-    from orchestra.graph.inputs import read_inputs
-    from orchestra.graph.project import find_project
-    from orchestra.graph.resolve import load_and_resolve
-
-    cwd = Path.cwd()
-    project = find_project(cwd)
-    path = project.find_pipeline(pipeline, cwd)
-    resolved = load_and_resolve(path, project, provider=provider, repos=read_repos_given(repo), cwd=cwd)
-    values = read_inputs(resolved, read_inputs_given(inputs))
-    if not quiet:
-        print_warnings(resolved.warnings)
-
-    async def start(listener: Callable[[Event], None] | None) -> SessionResult:
-        from orchestra.runtime.session import SessionManager
-
-        return await SessionManager(project, listener).start(resolved, values, settings={"provider": provider})
-
     from orchestra.cli.driving import drive
 
-    return drive(start, json=json, quiet=quiet)
+    def prepare() -> Session:
+        from orchestra.graph.inputs import read_inputs
+        from orchestra.graph.project import find_project
+        from orchestra.graph.resolve import load_and_resolve
+
+        cwd = Path.cwd()
+        project = find_project(cwd)
+        path = project.find_pipeline(pipeline, cwd)
+        resolved = load_and_resolve(path, project, provider=provider, repos=read_repos_given(repo), cwd=cwd)
+        values = read_inputs(resolved, read_inputs_given(inputs))
+        if not quiet:
+            print_warnings(resolved.warnings)
+        from orchestra.runtime.session import SessionManager
+
+        return lambda listener: SessionManager(project, listener).start(
+            resolved, values, settings={"provider": provider}
+        )
+
+    return drive(prepare, json=json, quiet=quiet)

@@ -92,9 +92,10 @@ class StepBody:
         (tool,) = self._step.tools
         variables = template_variables(state, self._pipeline, turn.number)
         args = _rendered(dict(self._step.spec.args), variables, f"step {self._step.name!r}")
-        turn.emit("tool_started", tool=tool.name, args=args)
-        started = time.monotonic()
-        result = await tool.invoke(args, turn)
+        async with turn.call("tool"):
+            turn.emit("tool_started", tool=tool.name, args=args)
+            started = time.monotonic()
+            result = await tool.invoke(args, turn)
         turn.emit(
             "tool_ended",
             tool=tool.name,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 ID_LENGTH = 8
 
-_UNFINISHED = frozenset({"lock", "inbox", "pipeline", "copies", "making.json", "session.db.new"})
+_UNFINISHED = frozenset({"lock", "children.lock", "inbox", "pipeline", "copies", "making.json", "session.db.new"})
 """All that a directory may hold to be taken for a session that was not finished; SQLite's companions beside it."""
 
 

@@ -20,6 +20,7 @@ from orchestra.runtime.observability import ObservabilityLogger
 from orchestra.runtime.running import SessionRun, timed_out
 from orchestra.runtime.setup import Setup
 from orchestra.runtime.snapshots import WorkspaceSnapshotIndex
+from orchestra.runtime.stopping import StopGate, finish, forget_cancellation, in_full
 from orchestra.runtime.store import SessionRecord, SessionRow, Status, read_session
 from orchestra.runtime.turnfiles import Held, IntegratedFiles
 from orchestra.runtime.worktree import worktree_place
@@ -85,6 +86,9 @@ class OpenSession:
 async def drive(session: OpenSession, listener: Callable[[Event], None] | None) -> SessionResult:
     """Drive a session until it ends, waits or is interrupted.
 
+    Cancel the task to interrupt it: calls in flight may end within 3 seconds, then the result is returned. A second
+    cancellation cuts them off at once, a third one does not wait for their clean-up.
+
     Args:
         session: What to drive.
         listener: Called with each event as it happens.
@@ -100,6 +104,12 @@ async def drive(session: OpenSession, listener: Callable[[Event], None] | None) 
             hint="end what holds or fills it (another program, a full disk), then "
             f"`orchestra resume {session.record.session_id}`",
         ) from error
+    except asyncio.CancelledError:
+        record = session.record
+        if record.status is Status.COMPLETED:
+            raise
+        forget_cancellation()  # the graph has not run yet, or its result could not be read in time
+        return SessionResult(replace(record, status=Status.INTERRUPTED))
 
 
 class _Drive:
@@ -127,6 +137,7 @@ class _Drive:
         self._compiler = GraphCompiler(pipeline)
         self._graph = self._compiler.compile(self._saver)
         self._config: RunnableConfig = {"configurable": {"thread_id": self._session}}
+        self._gate = StopGate()
         self._interrupted = False
 
     async def run(self) -> SessionResult:
@@ -146,7 +157,7 @@ class _Drive:
                 await follower.locate({name: place.commit for name, place in held.items()})
         finally:
             await self._log.stop()
-        return await self._result(follower)
+        return await in_full(self._result(follower))
 
     async def _go_on(self, held: dict[str, Held], follower: BranchFollower) -> None:
         limits = self._pipeline.pipeline.limits
@@ -171,6 +182,7 @@ class _Drive:
             self._log,
             limits,
             await self._known_failures(),
+            self._gate,
         )
         started = self._record.checkpoints == 0
         await self._row.set(Status.RUNNING)
@@ -181,15 +193,14 @@ class _Drive:
             files.let_go_first(await self._interrupted_turns())
             await follower.move(await self._checkpointed())
             await self._invoke(run, limits.timeout)
-            await self._settle(run)
+            await in_full(self._settle(run))
         except OrchestraError as error:
             await self._fail({"code": error.code, "message": error.message, "hint": error.hint, "agent": None})
         except asyncio.CancelledError:
-            # The first Ctrl-C or SIGTERM: what is checkpointed stays, and the result says how to go on.
+            # What is checkpointed stays, and the result says how to go on.
             self._interrupted = True
             self._log.emit("session_interrupted")
-            if task := asyncio.current_task():
-                task.uncancel()
+            forget_cancellation()
         except sqlite3.Error:
             raise  # nothing can be written about it
         except Exception as error:  # noqa: BLE001 - a session is never left as if it were running
@@ -208,19 +219,15 @@ class _Drive:
 
     async def _invoke(self, run: SessionRun, seconds: float | None) -> None:
         """Run the graph from where it stands, for so long at the most."""
-        clock = asyncio.timeout(seconds)
+        state = self._input() if await self._is_new() else None
+        work: asyncio.Future[Any] = asyncio.ensure_future(
+            self._graph.ainvoke(state, self._config, context=GraphContext(run), durability="sync")
+        )
         try:
-            async with clock:
-                await self._graph.ainvoke(
-                    self._input() if await self._is_new() else None,
-                    self._config,
-                    context=GraphContext(run),
-                    durability="sync",
-                )
+            await finish(work, self._gate, seconds=seconds, tell=self._log.emit)
         except TimeoutError:
-            if clock.expired():
-                raise timed_out(seconds) from None
-            raise
+            raise timed_out(seconds) from None
+        await work
 
     def _what_runs(self) -> dict[str, Any]:
         """Name the pipeline and its file: a project may put another file behind the name of a shipped pipeline."""

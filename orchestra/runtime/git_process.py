@@ -198,5 +198,5 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(process.wait()), 2.0)
+            await asyncio.wait_for(asyncio.shield(process.wait()), 1.0)
             return

@@ -57,16 +57,21 @@ def gits_in(directories: Iterable[Path]) -> list[Process]:
     return found
 
 
+def pids() -> list[int]:
+    """Return the processes of this machine."""
+    try:
+        return [int(name) for name in os.listdir(_PROC) if name.isdigit()]  # noqa: PTH208 - names, not paths
+    except OSError:
+        return []
+
+
 def can_tell() -> bool:
     """Tell whether this system shows which files a process has open."""
     return (_PROC / "self" / "fd").is_dir()
 
 
 def _directories() -> Iterable[Path]:
-    try:
-        return [entry for entry in _PROC.iterdir() if entry.name.isdigit()]
-    except OSError:
-        return ()
+    return [_PROC / str(pid) for pid in pids()]
 
 
 def _opened_by(directory: Path) -> Iterator[str]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from orchestra.runtime.checkpoints import OrchestraSaver
     from orchestra.runtime.git import GitManager
     from orchestra.runtime.observability import ObservabilityLogger
+    from orchestra.runtime.stopping import StopGate, TurnCalls
     from orchestra.runtime.turnfiles import IntegratedFiles, TurnFiles
     from orchestra.runtime.workspace import Workspace
 
@@ -36,6 +37,7 @@ class SessionRun:
         log: The event log.
         limits: Where the session stops by itself.
         known_failures: `(node, turn, attempt)` of attempts that failed when the session was driven before.
+        gate: Where calls wait when the session is to stop.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class SessionRun:
         log: ObservabilityLogger,
         limits: Limits,
         known_failures: frozenset[tuple[str, int, int]],
+        gate: StopGate,
     ) -> None:
         self.session = session
         self.workspace = workspace
@@ -57,6 +60,7 @@ class SessionRun:
         self._saver = saver
         self._limits = limits
         self._known_failures = known_failures
+        self._gate = gate
         self._lasted: dict[tuple[str, int, int], float] = {}
         """Seconds of attempts that ended without a result, for the event that says why."""
         self.failures = 0
@@ -78,11 +82,12 @@ class SessionRun:
 
         namespace = turn_namespace(request.checkpoint_ns, request.attempt)
         try:
+            await self._gate.passed()
             inner = await self._saver.expected_snapshot(self.session, namespace)
             if inner is None:
                 self.check_budget()
-            async with self.files.turn(request, inner) as files:
-                turn = SessionTurn(self, request, files)
+            async with self.files.turn(request, inner) as files, self._gate.turn() as calls:
+                turn = SessionTurn(self, request, files, calls)
                 turn.emit("turn_started", resumed=inner is not None)
                 started = time.monotonic()
                 try:
@@ -151,13 +156,14 @@ def _limit(code: str, message: str, key: str) -> SessionError:
 class SessionTurn:
     """One attempt of a turn in a session."""
 
-    def __init__(self, run: SessionRun, request: TurnRequest, files: TurnFiles) -> None:
+    def __init__(self, run: SessionRun, request: TurnRequest, files: TurnFiles, calls: TurnCalls) -> None:
         self.agent = request.node
         self.number = request.number
         self.attempt = request.attempt
         self._run = run
         self._request = request
         self._files = files
+        self.call = calls.call
 
     @property
     def start(self) -> Snapshot:

@@ -62,8 +62,13 @@ class SessionFiles:
 
     @property
     def lock(self) -> Path:
-        """The file whose lock the driver holds."""
+        """The file whose lock the driver holds; it names the driver."""
         return self.directory / "lock"
+
+    @property
+    def children_lock(self) -> Path:
+        """The file whose lock the driver's children hold too, also when the driver was killed."""
+        return self.directory / "children.lock"
 
     @property
     def pipeline(self) -> Path:

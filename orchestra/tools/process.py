@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from orchestra.tools.base import ToolResult
 from orchestra.tools.output import STDERR_LIMIT, STDOUT_LIMIT, HeadTail, utf8
+from orchestra.tools.watch import CommandWatch, current
 
 if TYPE_CHECKING:
     import pathlib
@@ -20,12 +21,11 @@ TIMED_OUT = 124
 """The exit code of a command that was stopped for its time, as timeout(1) has it."""
 _GRACE = 2.0
 """Seconds between SIGTERM and SIGKILL."""
+_HURRIED = 1.0
+"""The same where the session is being stopped, which somebody waits for."""
 _DRAIN = 1.0
 """Seconds to wait for the last output. A process that left the group may hold the pipe open for ever."""
 _CHUNK = 65_536
-
-inherited: set[int] = set()
-"""Descriptors of locks that every command holds too: while one of a killed session works on, nobody takes its place."""
 
 
 async def run_command(command: str, *, cwd: pathlib.Path, env: Mapping[str, str], seconds: float) -> ToolResult:
@@ -35,28 +35,52 @@ async def run_command(command: str, *, cwd: pathlib.Path, env: Mapping[str, str]
     something running: files must not change behind a snapshot.
     """
     async with _pipe(STDOUT_LIMIT) as (stdout, stdout_end), _pipe(STDERR_LIMIT) as (stderr, stderr_end):
+        watch = current.get()
         try:
-            process = await asyncio.create_subprocess_exec(
-                "/bin/sh", "-c", command, cwd=cwd, env=dict(env), start_new_session=True,
-                pass_fds=tuple(inherited), stdin=asyncio.subprocess.DEVNULL, stdout=stdout_end, stderr=stderr_end,
-            )  # fmt: skip
+            process = await _start(command, cwd, env, watch, stdout_end, stderr_end)
         finally:
             os.close(stdout_end)
             os.close(stderr_end)
-        in_time = True
+        in_time, grace = True, _GRACE
         try:
             async with asyncio.timeout(seconds):
                 await process.wait()
         except TimeoutError:
             in_time = False
+        except asyncio.CancelledError:
+            grace = _HURRIED
+            raise
         finally:
-            await _finish(process)
+            try:
+                await _finish(process, grace)
+            finally:
+                if watch is not None:
+                    watch.ended(process.pid)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN):
                 await stdout.ended.wait()
                 await stderr.ended.wait()
         code = process.returncode if process.returncode is not None else -signal.SIGKILL
         return _result(code if in_time else None, seconds, stdout.text(), stderr.text())
+
+
+async def _start(
+    command: str, cwd: pathlib.Path, env: Mapping[str, str], watch: CommandWatch | None, stdout: int, stderr: int
+) -> asyncio.subprocess.Process:
+    arguments, stdin = watch.entry(command) if watch else (("/bin/sh", "-c", command), asyncio.subprocess.DEVNULL)
+    process = await asyncio.create_subprocess_exec(
+        *arguments,
+        cwd=cwd,
+        env={**env, **(watch.environment if watch else {})},
+        start_new_session=True,
+        pass_fds=watch.locks if watch else (),
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+    )
+    if watch is not None:
+        watch.began(process.pid)
+    return process
 
 
 class _Reader:
@@ -97,9 +121,9 @@ async def _pipe(limit: int) -> AsyncIterator[tuple[_Reader, int]]:
         os.close(reading)
 
 
-async def _finish(process: asyncio.subprocess.Process) -> None:
+async def _finish(process: asyncio.subprocess.Process, grace: float) -> None:
     """Stop the whole group: SIGTERM, then SIGKILL. A second cancellation must not stop us from doing so."""
-    task = asyncio.ensure_future(_stop_group(process))
+    task = asyncio.ensure_future(_stop_group(process, grace))
     while not task.done():
         try:
             await asyncio.shield(task)
@@ -111,12 +135,12 @@ async def _finish(process: asyncio.subprocess.Process) -> None:
             raise
 
 
-async def _stop_group(process: asyncio.subprocess.Process) -> None:
+async def _stop_group(process: asyncio.subprocess.Process, grace: float) -> None:
     if not _signal(process.pid, signal.SIGTERM):
         await process.wait()
         return
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + _GRACE
+    deadline = loop.time() + grace
     while loop.time() < deadline and _signal(process.pid, 0):  # noqa: ASYNC110 - the kernel has no event for it
         await asyncio.sleep(0.02)
     _signal(process.pid, signal.SIGKILL)

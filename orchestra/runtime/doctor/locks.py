@@ -39,14 +39,14 @@ async def check(here: Surroundings) -> AsyncIterator[Finding]:
 
 
 def _of_session(session: str, files: SessionFiles) -> Finding | None:
-    lock = held(files.lock)
+    lock = held(files)
     if lock is None:
         return None
     details: dict[str, Any] = {"session_id": session, "holder": lock.holder, "path": str(files.lock)}
     if lock.alive:
         message = f"the session {session} is being driven ({lock.holder or 'by a process that just begins or ends'})"
         return Finding("locks", State.OK, message, details=details)
-    left = holders_of([files.lock])[files.lock]
+    left = holders_of([files.children_lock])[files.children_lock]
     shown = f": {_shown(left)}" if left else ""
     message = (
         f"the driver of the session {session} ({lock.holder}) is gone, "
@@ -54,7 +54,7 @@ def _of_session(session: str, files: SessionFiles) -> Finding | None:
     )
     fix = "wait for them, then resume; or end them:"
     pids = " ".join(str(process.pid) for process in left)
-    who = f"kill {pids}" if left else f"fuser -v {quote(str(files.lock))}"
+    who = f"kill {pids}" if left else f"fuser -v {quote(str(files.children_lock))}"
     commands = (who, f"orchestra resume {quote(session)}")
     details = {**details, "pids": [process.pid for process in left]}
     return Finding("locks", State.WARNING, message, fix, commands, details)
@@ -140,5 +140,5 @@ def _session_of(repo: Repository, lock: Path) -> str | None:
 def _is_at_work(here: Surroundings, session: str) -> bool:
     if session not in here.session_ids:
         return False
-    lock = held(SessionFiles(sessions_directory(here.root) / session).lock)
+    lock = held(SessionFiles(sessions_directory(here.root) / session))
     return lock is not None and lock.alive

@@ -164,10 +164,10 @@ def _half_made(files: SessionFiles) -> Finding:
         return Finding("sessions", State.WARNING, message, fix, (f"rm -r {quote(str(files.directory))}",), details)
     message = f"{files.directory} is of a session that was killed before it began; it holds no work"
     fix = "the next `orchestra run` in this project removes it, and what it pinned in the repositories"
-    if held(files.lock) is None:
+    if held(files) is None:
         return Finding("sessions", State.WARNING, message, fix, (), details)
-    pids = [process.pid for process in holders_of([files.lock])[files.lock]]
+    pids = [process.pid for process in holders_of([files.children_lock])[files.children_lock]]
     message += ", but commands that its driver started still run"
-    commands = (f"kill {' '.join(map(str, pids))}",) if pids else (f"fuser -v {quote(str(files.lock))}",)
+    commands = (f"kill {' '.join(map(str, pids))}",) if pids else (f"fuser -v {quote(str(files.children_lock))}",)
     fix = f"{fix}, when they have ended; wait for them, or end them:"
     return Finding("sessions", State.WARNING, message, fix, commands, {**details, "pids": pids})

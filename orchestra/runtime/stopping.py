@@ -1,0 +1,161 @@
+"""The safe points of a session that is to stop: calls that have begun may end, and none begins any more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine
+
+GRACE = 3.0
+"""Seconds that calls may still take when a session is asked to stop: a model's reply in flight is paid."""
+_SETTLED = 0.05
+"""Seconds that nothing may go on: the result of a call's sibling is on its way into the database."""
+
+Result = TypeVar("Result")
+
+
+class StopGate:
+    """Before it every model call, tool call and turn of a session passes; closed for good when the session is to stop.
+
+    Cutting a session off is always safe, as a kill is. The gate saves what is worth the wait: a model call in flight
+    is paid, and its reply would be asked for again.
+    """
+
+    def __init__(self) -> None:
+        self._closed = False
+        self._turns: set[TurnCalls] = set()
+        self._outside = 0
+        """Turns that wait to be opened."""
+        self._changed = asyncio.Event()
+
+    def close(self) -> None:
+        """Let nothing begin any more."""
+        self._closed = True
+
+    def in_flight(self) -> dict[str, int]:
+        """Return how many calls of each kind are under way."""
+        return dict(sum((turn.running for turn in self._turns), Counter[str]()))
+
+    async def passed(self) -> None:
+        """Wait here for ever once the gate is closed; whoever closed it then cancels."""
+        if self._closed:
+            self._outside += 1
+            self.moved()
+            await asyncio.get_running_loop().create_future()
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[TurnCalls]:
+        """Count an open turn: as long as it makes no call and waits for none, it is about to end or to write."""
+        calls = TurnCalls(self)
+        self._turns.add(calls)
+        try:
+            yield calls
+        finally:
+            self._turns.discard(calls)
+            self.moved()
+
+    async def idle(self) -> None:
+        """Return when everything waits at the gate."""
+        while True:
+            self._changed.clear()
+            if self._is_idle():
+                await asyncio.sleep(_SETTLED)
+                if self._is_idle():
+                    return
+            else:
+                await self._changed.wait()
+
+    def _is_idle(self) -> bool:
+        waits = bool(self._turns) or self._outside > 0  # else a step of the graph is being written
+        return waits and all(turn.waiting and not turn.running.total() for turn in self._turns)
+
+    def moved(self) -> None:
+        """Have `idle` look again."""
+        self._changed.set()
+
+
+class TurnCalls:
+    """The calls of one turn."""
+
+    def __init__(self, gate: StopGate) -> None:
+        self._gate = gate
+        self.running: Counter[str] = Counter()
+        self.waiting = 0
+
+    @asynccontextmanager
+    async def call(self, kind: str, *, after: float = 0.0) -> AsyncIterator[None]:
+        """Hold a call, which begins only while the gate is open."""
+        self.waiting += 1
+        try:
+            self._gate.moved()
+            await asyncio.sleep(after)
+            await self._gate.passed()
+        finally:
+            self.waiting -= 1
+        self.running[kind] += 1
+        try:
+            yield
+        finally:
+            self.running[kind] -= 1
+            self._gate.moved()
+
+
+async def finish(
+    work: asyncio.Future[Any], gate: StopGate, *, seconds: float | None, tell: Callable[[str, dict[str, Any]], None]
+) -> None:
+    """Wait until a graph has ended; where this task is cancelled, stop the graph at its next safe point.
+
+    Cancelled once more it cuts the graph off at once, and a third time it does not wait for the clean-up.
+
+    Args:
+        work: The running graph; whoever awaits it then gets its result, or `CancelledError` where it was cut off.
+        gate: Where its calls wait.
+        seconds: How long it may take.
+        tell: Logs an event.
+
+    Raises:
+        TimeoutError: It took too long and was cut off.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            await asyncio.wait([work])
+    except TimeoutError:
+        await _cut(work)
+        raise
+    except asyncio.CancelledError:
+        gate.close()
+        tell("session_stopping", {"seconds": GRACE, "waits_for": gate.in_flight()})
+        idle = asyncio.ensure_future(gate.idle())
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait([work, idle], timeout=GRACE, return_when=asyncio.FIRST_COMPLETED)
+        idle.cancel()
+        await _cut(work)
+        forget_cancellation()
+
+
+async def in_full(work: Coroutine[Any, Any, Result]) -> Result:
+    """Do something short to its end, though this task is cancelled meanwhile; not when it is cancelled again."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        forget_cancellation()
+    return task.result()
+
+
+async def _cut(work: asyncio.Future[Any]) -> None:
+    """Cancel a graph that has not ended, and wait until its turns have cleaned up."""
+    work.cancel()
+    await asyncio.wait([work])
+
+
+def forget_cancellation() -> None:
+    """Note that the cancellations of this task are dealt with."""
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()
