@@ -75,6 +75,8 @@ def test_no_command_outlives_a_driver_that_is_killed_at_any_instant(files: Sessi
     seen = 0
     for _ in range(40):
         driver = fork(lambda: drive(files, [*COMMANDS.values()] * 2))
+        while os.getpgid(driver) != driver:
+            pass  # it leaves this process's group first of all
         time.sleep(random.uniform(0.0, 0.08))  # noqa: S311 - the instant of the kill, not a wait for something
         seen += bool(of_session(files.session_id))
         (os.killpg if whole_group else os.kill)(driver, signal.SIGKILL)
