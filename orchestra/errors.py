@@ -129,6 +129,8 @@ class SessionError(OrchestraError):
     """A session can't be found, started or driven."""
 
     code = "session-failed"
+    session_id: str | None = None
+    """The session that can be resumed, where there is one."""
 
 
 class SessionBusyError(SessionError):

@@ -12,7 +12,8 @@ import typer
 
 from orchestra.cli.options import print_json
 from orchestra.cli.progress import Progress
-from orchestra.errors import OrchestraError
+from orchestra.errors import OrchestraError, SessionError
+from orchestra.runtime.machine import machine_error
 from orchestra.runtime.store import Status
 
 if TYPE_CHECKING:
@@ -43,11 +44,13 @@ def drive(
         if json:
             print_json(failed_document(Status.INTERRUPTED, "interrupted", "stopped before the session was started"))
         raise typer.Exit(128 + (caught[0] if caught else signal.SIGINT)) from None
-    except Exception as error:
+    except Exception as failure:
+        error = machine_error(failure) or failure
         kind = error.code if isinstance(error, OrchestraError) else "internal-error"
         started = not isinstance(error, OrchestraError) or error.exit_code == 1
         if json and started:  # stdout is one document, also when the session fails (DESIGN §8)
-            print_json(failed_document(Status.FAILED, kind, str(error) or type(error).__name__))
+            session = error.session_id if isinstance(error, SessionError) else None
+            print_json(failed_document(Status.FAILED, kind, str(error) or type(error).__name__, session=session))
         raise
     if json:
         print_json(result.as_json())
@@ -64,11 +67,11 @@ def drive(
     return result
 
 
-def failed_document(status: Status, code: str, message: str) -> dict[str, object]:
-    """Return the JSON object of a session that ended before it had a result of its own."""
+def failed_document(status: Status, code: str, message: str, *, session: str | None = None) -> dict[str, object]:
+    """Return the JSON object of a drive that has no result: before there was a session, or its database failed."""
     usage = {"input_tokens": 0, "output_tokens": 0, "model_calls": 0, "cost_usd": 0.0}
     return {
-        "session_id": None,
+        "session_id": session,
         "status": str(status),
         "pipeline": None,
         "agent_outputs": {},

@@ -74,8 +74,12 @@ class DriverLock:
             holder = _holder(fd)
             os.close(fd)
             return holder
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"pid {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+        try:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"pid {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+        except OSError as error:
+            os.close(fd)
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
         self._fd = fd
         _let_commands_hold(fd)
         return None

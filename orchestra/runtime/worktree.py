@@ -149,8 +149,9 @@ def ignore_own_directory(repo: Repository) -> None:
     if EXCLUDE_LINE not in text.splitlines():
         exclude.parent.mkdir(exist_ok=True)
         gap = "" if not text or text.endswith("\n") else "\n"
-        with exclude.open("a") as file:
-            file.write(f"{gap}{EXCLUDE_LINE}\n")
+        # In one write: half a line would ignore something else.
+        with exclude.open("ab", buffering=0) as file:
+            file.write(os.fsencode(f"{gap}{EXCLUDE_LINE}\n"))
 
 
 def ignore_all(directory: Path) -> None:
@@ -160,8 +161,14 @@ def ignore_all(directory: Path) -> None:
     """
     with contextlib.suppress(FileExistsError):
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(directory / ".gitignore", flags, 0o600), "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor
-            file.write("*\n")
+        descriptor = os.open(directory / ".gitignore", flags, 0o600)
+        try:
+            os.write(descriptor, b"*\n")
+        except OSError:
+            (directory / ".gitignore").unlink()  # empty it would ignore nothing, and never be written again
+            raise
+        finally:
+            os.close(descriptor)
 
 
 def make_parents(repo: Repository, path: Path) -> None:
