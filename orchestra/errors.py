@@ -61,6 +61,8 @@ class OrchestraError(Exception):
 
     exit_code = 1
     code = "error"
+    session_id: str | None = None
+    """The session that goes on with `orchestra resume`, where there is one."""
 
     def __init__(
         self, message: str, *, code: str | None = None, hint: str | None = None, location: Location | None = None
@@ -129,8 +131,6 @@ class SessionError(OrchestraError):
     """A session can't be found, started or driven."""
 
     code = "session-failed"
-    session_id: str | None = None
-    """The session that can be resumed, where there is one."""
 
 
 class SessionBusyError(SessionError):

@@ -12,7 +12,7 @@ import typer
 
 from orchestra.cli.options import print_json
 from orchestra.cli.progress import Progress
-from orchestra.errors import OrchestraError, SessionError
+from orchestra.errors import OrchestraError
 from orchestra.runtime.machine import machine_error
 from orchestra.runtime.store import Status
 
@@ -49,7 +49,7 @@ def drive(
         kind = error.code if isinstance(error, OrchestraError) else "internal-error"
         started = not isinstance(error, OrchestraError) or error.exit_code == 1
         if json and started:  # stdout is one document, also when the session fails (DESIGN §8)
-            session = error.session_id if isinstance(error, SessionError) else None
+            session = error.session_id if isinstance(error, OrchestraError) else None
             print_json(failed_document(Status.FAILED, kind, str(error) or type(error).__name__, session=session))
         raise
     if json:

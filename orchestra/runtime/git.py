@@ -293,7 +293,9 @@ class GitManager:
             return variables | {"GIT_IMPLICIT_WORK_TREE": "0"}, where.git_dir
         # An agent may have put a link to somewhere else in the place of its directory.
         if not top.is_dir() or (isinstance(where, Worktree) and os.path.realpath(top) != str(top)):
-            raise GitError(f"the directory {top} is gone or leads elsewhere", code="worktree-gone")
+            mine = isinstance(where, Worktree)
+            hint = "`orchestra resume` makes it again, with the files of the last checkpoint" if mine else None
+            raise GitError(f"the directory {top} is gone or leads elsewhere", code="worktree-gone", hint=hint)
         return variables | {"GIT_WORK_TREE": str(top)}, top
 
     async def _checked(self, call: Call, ok: tuple[int, ...]) -> GitOutput:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestra.errors import GitError
-from orchestra.runtime.machine import is_full
+from orchestra.runtime.machine import is_full, is_readonly
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -93,9 +93,20 @@ def _guessed(returncode: int, stderr: str, place: Path) -> tuple[str, str, str |
     """Find the cause where git does not name it: of an index that it could not write it says only that."""
     if returncode == -signal.SIGXFSZ:
         return _of_the_machine("File too large", place)
-    if ("write" in stderr or returncode == -signal.SIGBUS) and is_full(place):
-        return _of_the_machine(f"{last_line(stderr)}: No space left on device", place)
+    said = last_line(stderr)
+    for path in (_existing(match[0]) for match in re.finditer(r"/[^'\n:]+", said)):
+        if is_readonly(path):
+            return _of_the_machine(f"{said}: Read-only file system", place)
+        if not os.access(path, os.W_OK):
+            return _of_the_machine(f"{said}: Permission denied", place)
+    if (re.search(r"write|create|unable to", said) or returncode == -signal.SIGBUS) and is_full(place):
+        return _of_the_machine(f"{said}: No space left on device", place)
     return None
+
+
+def _existing(path: str) -> Path:
+    """Return the nearest directory above a path that is there, or the path itself."""
+    return next(found for found in (Path(path), *Path(path).parents) if found.exists())
 
 
 def _of_the_machine(stderr: str, place: Path) -> tuple[str, str, str | None] | None:

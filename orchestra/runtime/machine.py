@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import sqlite3
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from orchestra.errors import SessionError
+from orchestra.errors import OrchestraError, SessionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,12 +69,14 @@ def database_error(database: Path, error: sqlite3.Error) -> SessionError:
     if "full" in reason or (isinstance(error, sqlite3.OperationalError) and is_full(database.parent)):
         code, what = "no-space", f"free some space on the file system of {database.parent}"
         reason = f"no space left on device ({reason})"
+    elif "I/O" in reason and resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY:
+        code, what = "file-size-limit", _WORDS[errno.EFBIG][1]
     elif "readonly" in reason or "unable to open" in reason or "I/O" in reason:
         what = f"see that {database.parent} can be written, and that the disk is sound"
     return SessionError(f"the session's database {database} can't be used: {reason}", code=code, hint=what)
 
 
-def resumable(error: SessionError, session: str) -> SessionError:
+def resumable(error: OrchestraError, session: str) -> OrchestraError:
     """Say of an error that the session goes on when its cause is gone."""
     error.session_id = session
     error.hint = f"{error.hint}, then `orchestra resume {session}`" if error.hint else f"`orchestra resume {session}`"
@@ -89,6 +92,14 @@ def is_full(place: Path) -> bool:
     return found.f_bavail * found.f_frsize < MIN_FREE or (found.f_files > 0 and found.f_favail == 0)
 
 
+def is_readonly(place: Path) -> bool:
+    """Return whether a path lies on a file system that is mounted read-only."""
+    try:
+        return bool(os.statvfs(place).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
+
+
 @contextmanager
 def faults_named(directory: Path) -> Iterator[None]:
     """Turn the system's errors into errors with a code and a hint; what may be a bug passes as it is.
@@ -98,6 +109,10 @@ def faults_named(directory: Path) -> Iterator[None]:
     """
     try:
         yield
+    except OrchestraError as error:
+        if error.code in CODES and error.session_id is None:
+            resumable(error, directory.name)
+        raise
     except OSError as error:
         named = machine_error(error, directory)
         if named is None:

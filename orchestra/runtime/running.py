@@ -18,7 +18,8 @@ from orchestra.tools.registry import RepoContext
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from orchestra.agents.context import Retry, Snapshot, Turn, TurnRequest
+    from orchestra.agents.context import Snapshot, Turn, TurnRequest
+    from orchestra.errors import OrchestraError
     from orchestra.graph.schema import Limits
     from orchestra.runtime.checkpoints import OrchestraSaver
     from orchestra.runtime.git import GitManager
@@ -95,8 +96,9 @@ class SessionRun:
                     self._lasted[request.node, request.number, request.attempt] = duration
                 turn.emit("turn_ended", duration_s=duration)
         except GitError as error:
-            retry: Retry = "never" if error.code in MACHINE_CODES else "restart"
-            raise TurnFailed(error.message, code=error.code, retry=retry, hint=error.hint) from error
+            if error.code in MACHINE_CODES:
+                raise self._stopped(error) from error
+            raise TurnFailed(error.message, code=error.code, retry="restart", hint=error.hint) from error
         finally:
             self.files.let_pass(request.node)
 
@@ -106,7 +108,11 @@ class SessionRun:
             raise error  # nothing can be written about it either
         repos = [repo.repository.top for repo in self.workspace.repos.values()]
         named = machine_error(error, next(iter(repos), None))
-        return TurnFailed(named.message, code=named.code, retry="never", hint=named.hint) if named else None
+        return self._stopped(named) if named else None
+
+    def _stopped(self, error: OrchestraError) -> TurnFailed:
+        self.files.fault = TurnFailed(error.message, code=error.code, retry="never", hint=error.hint)
+        return self.files.fault
 
     async def failed(self, request: TurnRequest, error: TurnFailed) -> bool:
         """Count a failed attempt, unless it failed before and was only checked again."""

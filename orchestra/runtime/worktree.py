@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import os
 import re
+import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -272,8 +273,8 @@ def rescue_directory(repo: Repository, session: str) -> Path:
 
 
 def stamp() -> str:
-    """Return the time as part of a name."""
-    return datetime.now(UTC).strftime("%Y%m%dt%H%M%S%fz")
+    """Return the time as part of a name, which is never given twice: a clock may stand still or go back."""
+    return f"{datetime.now(UTC).strftime('%Y%m%dt%H%M%S%fz')}{secrets.token_hex(2)}"
 
 
 def move_aside(repo: Repository, session: str, path: Path) -> Path | None:
