@@ -18,6 +18,7 @@ from orchestra.runtime.checkpoints import OrchestraSaver
 from orchestra.runtime.database import open_database
 from orchestra.runtime.machine import database_error, machine_error, resumable
 from orchestra.runtime.observability import ObservabilityLogger
+from orchestra.runtime.remains import tell_remains
 from orchestra.runtime.running import SessionRun, timed_out
 from orchestra.runtime.snapshots import WorkspaceSnapshotIndex
 from orchestra.runtime.store import SessionRecord, SessionRow, Status, read_session
@@ -347,6 +348,9 @@ class _Drive:
         return values
 
     async def _result(self, follower: BranchFollower) -> SessionResult:
+        if not self._record.files.database.exists():  # nothing that was written since is there
+            repos = [repo.repository for repo in self._workspace.repos.values()]
+            raise await tell_remains(self._git, repos, self._record.files.directory.parents[2], self._session)
         values = await self._values()
         held = await self._held()
         topology = self._pipeline.topology

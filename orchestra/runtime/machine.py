@@ -54,7 +54,8 @@ def machine_error(error: BaseException, place: Path | None = None) -> SessionErr
     """
     if not isinstance(error, OSError) or error.errno not in _WORDS:
         return None
-    named = error.filename if isinstance(error.filename, str | bytes) else None
+    # Of a copy the second name is the one that could not be written.
+    named = next((name for name in (error.filename2, error.filename) if isinstance(name, str | bytes)), None)
     where = os.fsdecode(named) if named else f"{place}" if place else ""
     code, hint = _WORDS[error.errno]
     reason = error.strerror or os.strerror(error.errno)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -16,6 +17,8 @@ from orchestra.errors import GitError
 from orchestra.runtime.driver_lock import try_flock
 from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.git import Repository, Worktree
+from orchestra.runtime.git_errors import holder_of
+from orchestra.runtime.machine import is_readonly
 from orchestra.runtime.staging import copy_index
 
 if TYPE_CHECKING:
@@ -47,6 +50,7 @@ class WorktreeManager:
 
     async def prepare_repository(self, repo: Repository) -> None:
         """Have git ignore `.orchestra/`, twice: `git clean -fdx` deletes the first, a new clone lacks the second."""
+        _refuse_unwritable(repo)
         async with repository_lock(repo):
             ignore_own_directory(repo)
 
@@ -138,6 +142,14 @@ async def repository_lock(repo: Repository) -> AsyncIterator[int]:
         os.close(descriptor)
 
 
+def _refuse_unwritable(repo: Repository) -> None:
+    """Refuse a repository in which the session could write nothing, before anything is made."""
+    for place in (repo.common_dir, repo.common_dir / "objects", repo.common_dir / "refs"):
+        if place.is_dir() and not os.access(place, os.W_OK):
+            number = errno.EROFS if is_readonly(place) else errno.EACCES
+            raise OSError(number, os.strerror(number), str(place))
+
+
 def ignore_own_directory(repo: Repository) -> None:
     """Write `.orchestra/.gitignore` and the line in `info/exclude`, where they lack."""
     if repo.top is not None:
@@ -206,10 +218,14 @@ def _content(file: Path) -> str | None:
 
 
 def clear_stale_locks(repo: Repository, session: str, admin: Path) -> None:
-    """Remove lock files that a killed git left, of our own only: this worktree's and this session's references."""
+    """Remove lock files that a killed git left, of our own only: this worktree's and this session's references.
+
+    One that a process has open (a git that an agent's command left at work) stays: it is waited for.
+    """
     own = repo.common_dir / "refs" / "orchestra" / session
     for lock in (*admin.glob("*.lock"), *own.rglob("*.lock")):
-        lock.unlink(missing_ok=True)
+        if holder_of(lock) is None:
+            lock.unlink(missing_ok=True)
 
 
 def mend(worktree: Worktree, commit: str) -> bool:
