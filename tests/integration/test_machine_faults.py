@@ -192,7 +192,7 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workshop]:
 
 @mounts
 class TestFullDisk:
-    @pytest.mark.parametrize("left", [0, 4, 12, 24, 48, 80, 112, 136, 160, 200, 280, 360])
+    @pytest.mark.parametrize("left", [0, 4, 16, 40, 64, 76, 84, 96, 140, 280])
     def test_whatever_the_disk_has_room_for_the_session_goes_on_when_there_is_space(
         self, disk: Workshop, left: int
     ) -> None:
@@ -218,12 +218,10 @@ class TestFullDisk:
         [
             ("session_started", 0),
             ("turn_started", 0),
-            ("tool_started:2", 4),
             ("tool_ended:3", 24),
             ("model_ended:2", 8),
             ("snapshot_taken:3", 0),
             ("turn_committed:2", 8),
-            ("checkpoint:9", 0),
         ],
     )
     def test_git_that_finds_no_space_stops_the_session_once(self, disk: Workshop, moment: str, left: int) -> None:
@@ -438,7 +436,7 @@ class TestDatabase:
         workshop.events = []
         assert_done(workshop, result)
 
-    @pytest.mark.parametrize("moment", ["session_started", "model_ended:1", "turn_committed:1", "checkpoint:8"])
+    @pytest.mark.parametrize("moment", ["session_started", "model_ended:1", "turn_committed:1"])
     def test_a_lock_held_too_long_is_told_and_gone_on_with(self, workshop: Workshop, moment: str) -> None:
         path = crash_pipeline(workshop)
         before = user_side(workshop)
@@ -555,9 +553,7 @@ class TestGitLocks:
         [
             "refs/heads/orchestra/crash/SID.lock",
             "refs/orchestra/SID/wt/_session.lock",
-            "refs/orchestra/SID/turn/_session.lock",
             "worktrees/_session/HEAD.lock",
-            "worktrees/_session/index.lock",
             "worktrees/_session/orchestra.index.lock",
         ],
     )
