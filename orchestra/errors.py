@@ -61,6 +61,8 @@ class OrchestraError(Exception):
 
     exit_code = 1
     code = "error"
+    session_id: str | None = None
+    """The session that goes on with `orchestra resume`, where there is one."""
 
     def __init__(
         self, message: str, *, code: str | None = None, hint: str | None = None, location: Location | None = None

@@ -142,7 +142,7 @@ async def test_a_new_process_needs_few_git_processes_too(session: Session, proce
     write(session.path, {"a.txt": "two\n"})
     processes.clear()
     assert (await session.take()).changed
-    assert len(processes) <= 6
+    assert len(processes) <= 7  # one of them looks whether what is new can be read
 
 
 async def test_a_change_and_back_are_two_snapshots(session: Session) -> None:

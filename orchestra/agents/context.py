@@ -130,6 +130,12 @@ class RunContext(Protocol):
     def turn(self, request: TurnRequest) -> AbstractAsyncContextManager[Turn]:
         """Open one attempt of a turn: its files are at hand until it is left."""
 
+    def fault(self, error: Exception) -> TurnFailed | None:
+        """Say what an error means that is the machine's doing, such as a full disk; None where it may be a bug.
+
+        May raise the error itself, where the session can't go on at all.
+        """
+
     async def failed(self, request: TurnRequest, error: TurnFailed) -> bool:
         """Count a failed attempt; True: the turn may start anew, False: the session stops."""
 
@@ -199,6 +205,10 @@ class Detached:
     async def turn(self, request: TurnRequest) -> AsyncIterator[Turn]:
         """Open a turn without files."""
         yield DetachedTurn(request)
+
+    def fault(self, error: Exception) -> TurnFailed | None:  # noqa: ARG002 - the protocol's argument
+        """The embedding program sees the error itself."""
+        return None
 
     async def failed(self, request: TurnRequest, error: TurnFailed) -> bool:  # noqa: ARG002 - the protocol's arguments
         """Give up at once."""

@@ -13,6 +13,7 @@ from orchestra.cli.progress import Progress
 from orchestra.cli.render import as_json
 from orchestra.cli.signals import Stopped, StopSignals, stop_signals
 from orchestra.errors import OrchestraError
+from orchestra.runtime.machine import machine_error
 from orchestra.runtime.store import Status
 
 if TYPE_CHECKING:
@@ -45,12 +46,14 @@ def drive(
     async def work(session: Session) -> SessionResult:
         try:
             return await session(None if quiet else progress.show)
-        except Exception as error:
+        except Exception as failure:
+            error = machine_error(failure) or failure
             kind = error.code if isinstance(error, OrchestraError) else "internal-error"
             started = not isinstance(error, OrchestraError) or error.exit_code == 1
             if json and started:  # stdout is one document, also when the session fails (DESIGN §8)
                 signals.last_words = None
-                print_json(failed_document(Status.FAILED, kind, str(error) or type(error).__name__))
+                session_id = error.session_id if isinstance(error, OrchestraError) else None
+                print_json(failed_document(Status.FAILED, kind, str(error) or type(error).__name__, session=session_id))
             raise
 
     with stop_signals() as signals:
@@ -92,11 +95,11 @@ def _stopped_document() -> str:
     return as_json(failed_document(Status.INTERRUPTED, "interrupted", message)) + "\n"
 
 
-def failed_document(status: Status, code: str, message: str) -> dict[str, object]:
-    """Return the JSON object of a session that ended before it had a result of its own."""
+def failed_document(status: Status, code: str, message: str, *, session: str | None = None) -> dict[str, object]:
+    """Return the JSON object of a drive that has no result: before there was a session, or its database failed."""
     usage = {"input_tokens": 0, "output_tokens": 0, "model_calls": 0, "cost_usd": 0.0}
     return {
-        "session_id": None,
+        "session_id": session,
         "status": str(status),
         "pipeline": None,
         "agent_outputs": {},

@@ -97,10 +97,14 @@ def _run() -> int:
     except Exception as error:
         if os.environ.get("ORCHESTRA_DEBUG"):
             raise
-        from orchestra.cli.report import report_bug, report_machine
+        from orchestra.cli.render import render_problems
+        from orchestra.runtime.machine import machine_error
 
-        if isinstance(error, OSError) and report_machine(error):
+        if fault := machine_error(error):
+            sys.stderr.write(render_problems(fault.problems) + "\n")
             return 1
+        from orchestra.cli.report import report_bug
+
         report_bug(error)
         return 1
     return 0

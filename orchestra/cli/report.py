@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import platform
 import sys
 import tempfile
@@ -13,24 +12,6 @@ from pathlib import Path
 from orchestra.cli.render import escape
 
 _PACKAGES = ("orchestra-agents", "langgraph", "langgraph-checkpoint-sqlite", "langchain", "langchain-core", "pydantic")
-
-
-_MACHINE = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some space",
-    errno.EROFS: "work in a directory that can be written",
-    errno.EACCES: "look at the permissions of the file and its directory",
-    errno.EPERM: "look at the permissions of the file and its directory",
-}
-
-
-def report_machine(error: OSError) -> bool:
-    """Say what the machine refuses, where that is not for us to mend: a full disk, missing permissions."""
-    hint = _MACHINE.get(error.errno or 0)
-    if hint is not None:
-        where = f": {error.filename}" if error.filename else ""
-        sys.stderr.write(f"error[system]: {escape(f'{error.strerror}{where}')}\nhint: {hint}\n")
-    return hint is not None
 
 
 def report_bug(error: Exception) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestra.cli.options import JsonOption, QuietOption
+from orchestra.errors import SessionError
 
 if TYPE_CHECKING:
     from orchestra.cli.driving import Session
@@ -33,10 +34,22 @@ def resume_command(
 
         # Not the project itself: a session goes on with its own copy, whatever happened to `orchestra.yaml` since.
         root = find_root(Path.cwd())
-        files = find_session(root, session)
+        try:
+            files = find_session(root, session)
+        except SessionError as error:
+            raise (_deleted(root, session) if error.code == "unknown-session" else None) or error from None
         from orchestra.graph.project import Project
         from orchestra.runtime.session import SessionManager
 
         return lambda listener: SessionManager(Project(root), listener).resume(files)
 
     drive(prepare, json=json, quiet=quiet)
+
+
+def _deleted(root: Path, session: str) -> SessionError | None:
+    """Look for a session whose directory is gone and whose commits are not."""
+    import asyncio
+
+    from orchestra.runtime.remains import find_remains
+
+    return asyncio.run(find_remains(root, session))

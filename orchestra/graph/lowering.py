@@ -161,13 +161,7 @@ class TurnNode:
         except OrchestraError as error:
             failure = error
         except Exception as error:  # noqa: BLE001 - it must not cancel the siblings
-            run.emit(
-                "internal_error",
-                agent=self._name,
-                turn=request.number,
-                traceback="".join(traceback.format_exception(error)),
-            )
-            failure = _internal(self._name, error)
+            failure = run.fault(error) or self._internal(error, run, request)
         if isinstance(failure, TurnFailed) and await run.failed(request, failure):
             return self._again(request)
         if runtime.context is None:
@@ -193,6 +187,11 @@ class TurnNode:
             turn.emit("condition_chose", edge=edge, targets=chosen)
         update |= route.update()
         return Command(update=update, goto=list(route.targets))
+
+    def _internal(self, error: Exception, run: RunContext, request: TurnRequest) -> TurnFailed:
+        trace = "".join(traceback.format_exception(error))
+        run.emit("internal_error", agent=self._name, turn=request.number, traceback=trace)
+        return _internal(self._name, error)
 
     def _request(self, state: Mapping[str, Any], config: RunnableConfig) -> TurnRequest:
         number = state.get("turns", {}).get(self._name, 0) + 1

@@ -6,11 +6,13 @@ have pinned a base, so that a later process finds them.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import secrets
 import shutil
+import sqlite3
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +21,7 @@ from orchestra.errors import GitError, OrchestraError, SessionBusyError, Session
 from orchestra.runtime.driver_lock import DriverLock, try_flock
 from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.git import GitManager
+from orchestra.runtime.machine import database_error, machine_error
 from orchestra.runtime.store import STATE_DIRECTORY, SessionFiles, sessions_directory
 from orchestra.runtime.workspace import unpin_base
 from orchestra.runtime.worktree import ignore_all
@@ -50,18 +53,24 @@ async def session_in_the_making(root: Path, repos: Iterable[Path]) -> AsyncItera
     with _nobody_sweeps(parent):
         files = _new_directory(parent)
         lock = DriverLock(files)
-        lock.acquire()
         paths = [os.fspath(path) for path in repos]
         try:
-            with nothing_started():
-                (files.directory / "making.json").write_text(json.dumps({"repos": paths}), encoding="utf-8")
-                failpoint("session-directory-made")
-                yield files, lock
+            files.inbox.mkdir(mode=0o700)
+            lock.acquire()
+            (files.directory / "making.json").write_text(json.dumps({"repos": paths}), encoding="utf-8")
+            failpoint("session-directory-made")
+            yield files, lock
             (files.directory / "making.json").unlink()
-        except BaseException:
+        except BaseException as error:
+            named = _named(error, files)  # before there is space again
             await _undo(files, lock)
             lock.release()
-            raise
+            if named is None:
+                raise
+            named.exit_code = 2  # nothing was started
+            if named is error:
+                raise
+            raise named from error
 
 
 @contextmanager
@@ -94,8 +103,8 @@ async def sweep(root: Path) -> None:
 
 async def _undo(files: SessionFiles, lock: DriverLock) -> None:
     """Let the bases go, then the directory: the other way round nobody would know of the bases."""
-    git = GitManager(lock_fds=[lock.fd])
-    with suppress(OSError, ValueError, LookupError, TypeError):
+    with suppress(OSError, ValueError, LookupError, TypeError, RuntimeError):
+        git = GitManager(lock_fds=[lock.fd], session=files.session_id)
         for path in json.loads((files.directory / "making.json").read_text(encoding="utf-8"))["repos"]:
             with suppress(GitError):  # gone meanwhile, or what failed at the start still fails
                 await unpin_base(git, await git.open("repo", Path(path), judge=False), files.session_id)
@@ -120,9 +129,9 @@ def _new_directory(parent: Path) -> SessionFiles:
             (parent / session_id).mkdir(mode=0o700)
         except FileExistsError:
             continue
-        files = SessionFiles(parent / session_id)
-        files.inbox.mkdir(mode=0o700)
-        return files
+        except OSError as error:
+            raise _refused(parent, error) from error
+        return SessionFiles(parent / session_id)
 
 
 @contextmanager
@@ -159,9 +168,11 @@ def _usable(root: Path) -> Path:
         except FileExistsError:
             raise _unusable(directory, "it is a file", f"mv '{directory}' '{directory}.old'") from None
         except OSError as error:
-            message = error.strerror or str(error)
-            raise _unusable(directory, message, "run it where you may write, or name a project: -C DIR") from error
-    _spare_from_clean(parent)
+            raise _refused(directory, error) from error
+    try:
+        _spare_from_clean(parent)
+    except OSError as error:
+        raise _refused(parent, error) from error
     return parent
 
 
@@ -175,6 +186,22 @@ def _spare_from_clean(directory: Path) -> None:
         (own / part).mkdir(mode=0o700, parents=True, exist_ok=True)
     if not (own / "HEAD").exists():
         (own / "HEAD").write_text("ref: refs/heads/none\n", encoding="utf-8")
+
+
+def _named(error: BaseException, files: SessionFiles) -> OrchestraError | None:
+    """Return an error in the user's words; None where it is a bug."""
+    if isinstance(error, OrchestraError):
+        return error
+    if isinstance(error, sqlite3.Error):
+        return database_error(files.database, error)
+    return machine_error(error, files.directory)
+
+
+def _refused(directory: Path, error: OSError) -> SessionError:
+    hint = "run it where you may write, or name a project: -C DIR"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = f"free some space on the file system of {directory.parent}"
+    return _unusable(directory, error.strerror or str(error), hint)
 
 
 def _unusable(directory: Path, reason: str, hint: str) -> SessionError:

@@ -24,7 +24,9 @@ async def create_database(record: SessionRecord) -> None:
     database = record.files.database
     draft = database.with_name(f"{database.name}.new")
     draft.touch(mode=0o600)
-    async with _connected(draft) as connection:
+    # With a rollback journal all of it is in the one file that is renamed. A WAL is emptied only when the connection
+    # closes, and on a full disk SQLite leaves it behind without a word.
+    async with _connected(draft, journal="DELETE") as connection:
         await connection.executescript(schema("session") + schema("events"))
         await SessionRow(connection, asyncio.Lock()).create(record)
     failpoint("database-drafted")
@@ -39,10 +41,10 @@ async def open_database(files: SessionFiles) -> AsyncIterator[aiosqlite.Connecti
 
 
 @asynccontextmanager
-async def _connected(path: Path) -> AsyncIterator[aiosqlite.Connection]:
+async def _connected(path: Path, *, journal: str = "WAL") -> AsyncIterator[aiosqlite.Connection]:
     connection = await aiosqlite.connect(path, timeout=BUSY_TIMEOUT)
     try:
-        await connection.execute("PRAGMA journal_mode = WAL")
+        await connection.execute(f"PRAGMA journal_mode = {journal}")
         await connection.execute("PRAGMA synchronous = FULL")
         yield connection
     finally:

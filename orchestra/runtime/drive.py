@@ -16,7 +16,9 @@ from orchestra.graph.lowering import GraphContext
 from orchestra.runtime.branches import BranchFollower
 from orchestra.runtime.checkpoints import OrchestraSaver
 from orchestra.runtime.database import open_database
+from orchestra.runtime.machine import database_error, machine_error, resumable
 from orchestra.runtime.observability import ObservabilityLogger
+from orchestra.runtime.remains import tell_remains
 from orchestra.runtime.running import SessionRun, timed_out
 from orchestra.runtime.setup import Setup
 from orchestra.runtime.snapshots import WorkspaceSnapshotIndex
@@ -98,12 +100,7 @@ async def drive(session: OpenSession, listener: Callable[[Event], None] | None) 
         async with open_database(files) as connection:
             return await _Drive(session, connection, listener).run()
     except sqlite3.Error as error:
-        raise SessionError(
-            f"the session's database {files.database} can't be used: {error}",
-            code="database-failed",
-            hint="end what holds or fills it (another program, a full disk), then "
-            f"`orchestra resume {session.record.session_id}`",
-        ) from error
+        raise resumable(database_error(files.database, error), files.session_id) from error
     except asyncio.CancelledError:
         record = session.record
         if record.status is Status.COMPLETED:
@@ -204,6 +201,9 @@ class _Drive:
         except sqlite3.Error:
             raise  # nothing can be written about it
         except Exception as error:  # noqa: BLE001 - a session is never left as if it were running
+            if named := machine_error(error, self._record.files.directory):
+                await self._fail({"code": named.code, "message": named.message, "hint": named.hint, "agent": None})
+                return
             self._log.emit("internal_error", {"traceback": "".join(traceback.format_exception(error))})
             await self._fail(
                 {
@@ -361,6 +361,9 @@ class _Drive:
         return values
 
     async def _result(self, follower: BranchFollower) -> SessionResult:
+        if not self._record.files.database.exists():  # nothing that was written since is there
+            repos = [repo.repository for repo in self._workspace.repos.values()]
+            raise await tell_remains(self._git, repos, self._record.files.directory.parents[2], self._session)
         values = await self._values()
         held = await self._held()
         topology = self._pipeline.topology

@@ -108,8 +108,12 @@ class DriverLock:
                 self._let_go()
                 return False
         name = f"pid {os.getpid()} on {os.uname().nodename}\n".encode()
-        os.ftruncate(self._own[0], 0)
-        os.pwrite(self._own[0], name, 0)
+        try:
+            os.ftruncate(self._own[0], 0)
+            os.pwrite(self._own[0], name, 0)
+        except OSError as error:
+            self._let_go()
+            raise OSError(error.errno, error.strerror, str(self._files.lock)) from error
         return True
 
     def _try_children(self) -> bool:

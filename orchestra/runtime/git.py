@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from orchestra.errors import GitError
 from orchestra.runtime.git_errors import explain
+from orchestra.runtime.git_locks import LockWait
 from orchestra.runtime.git_process import Call, GitOutput, environment, execute
 
 if TYPE_CHECKING:
@@ -102,12 +103,21 @@ class GitManager:
 
     Args:
         lock_fds: Descriptors of held locks, inherited by every git process: a lock lives as long as the last of them.
+        session: The session whose lock is held: what a killed git left locked of its own may be removed.
         timeout: Seconds that one command may take.
         durable: Whether objects and references reach the disk before a command returns.
     """
 
-    def __init__(self, *, lock_fds: Sequence[int] = (), timeout: float = 120.0, durable: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        lock_fds: Sequence[int] = (),
+        session: str | None = None,
+        timeout: float = 120.0,
+        durable: bool = True,
+    ) -> None:
         self._lock_fds = tuple(lock_fds)
+        self._session = session
         self._timeout = timeout
         self._durable = durable
         self._trees: dict[str, str] = {}
@@ -290,15 +300,21 @@ class GitManager:
             return variables | {"GIT_IMPLICIT_WORK_TREE": "0"}, where.git_dir
         # An agent may have put a link to somewhere else in the place of its directory.
         if not top.is_dir() or (isinstance(where, Worktree) and os.path.realpath(top) != str(top)):
-            raise GitError(f"the directory {top} is gone or leads elsewhere", code="worktree-gone")
+            mine = isinstance(where, Worktree)
+            hint = "`orchestra resume` makes it again, with the files of the last checkpoint" if mine else None
+            raise GitError(f"the directory {top} is gone or leads elsewhere", code="worktree-gone", hint=hint)
         return variables | {"GIT_WORK_TREE": str(top)}, top
 
     async def _checked(self, call: Call, ok: tuple[int, ...], overrides: Mapping[str, str] | None = None) -> GitOutput:
         variables = environment(overrides or {}, durable=self._durable)
-        output = await execute(call, variables, (*self._lock_fds, *call.fds))
-        if output.returncode not in ok:
-            raise explain(call.args, output.returncode, output.stderr.decode(errors="replace"), call.cwd)
-        return output
+        patience = LockWait(self._session, call.cwd)
+        while True:
+            output = await execute(call, variables, (*self._lock_fds, *call.fds))
+            if output.returncode in ok:
+                return output
+            error = explain(call.args, output.returncode, output.stderr.decode(errors="replace"), call.cwd)
+            if not await patience.again(error):
+                raise error
 
 
 def _as_bare(repo: Repository) -> Repository:

@@ -2,18 +2,63 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestra.errors import GitError
+from orchestra.runtime.machine import is_full, is_readonly
 from orchestra.runtime.processes import holder_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_LOCKED = re.compile(r"(?:Unable to create|cannot lock ref .*) '(?P<path>[^'\n]+\.lock)': File exists")
+_LOCKED = re.compile(
+    r"(?:Unable to create|cannot lock ref .*) '(?P<path>[^'\n]+\.lock)': File exists"
+    r"|could not lock config file (?P<config>[^\n]+): File exists"
+)
+_MACHINE = (
+    (
+        ("No space left on device", "Out of diskspace", "quota exceeded"),
+        "no-space",
+        "no space left on the file system of {place}",
+        "free some space there (look: `df -h '{place}'`)",
+    ),
+    (
+        ("Read-only file system",),
+        "read-only",
+        "git can't write in {place}",
+        "make the file system writable (look: `findmnt -T '{place}'`)",
+    ),
+    (
+        ("Permission denied", "insufficient permission"),
+        "git-permission",
+        "git may not write or read in {place}",
+        "look at the owner and the mode of what lies there: ls -la '{place}'",
+    ),
+    (
+        ("Too many open files",),
+        "open-files",
+        "git can't open more files in {place}",
+        "raise the limit of open files (`ulimit -n 1024`)",
+    ),
+    (
+        ("File too large",),
+        "file-size-limit",
+        "git may not write a file as large as it has to in {place}",
+        "raise the limit of a file's size (`ulimit -f unlimited`)",
+    ),
+    (
+        ("Input/output error",),
+        "disk-failed",
+        "the disk under {place} failed",
+        "look at the disk: the system's log (`dmesg`) says more",
+    ),
+)
+"""What git says when the machine refuses; its code, what it means, what to do."""
 _DUBIOUS = re.compile(r"dubious ownership in repository at '(?P<path>[^'\n]+)'")
 _FILTER = re.compile(
     r"(?:clean|smudge|process) filter '?(?P<name>[^'\n]*?)'? failed|external filter '(?P<command>[^\n]*)'"
@@ -35,7 +80,8 @@ def explain(command: Sequence[str], returncode: int, stderr: str, place: Path) -
         stderr: What it said.
         place: The repository or worktree it ran in.
     """
-    code, message, hint = _known(stderr, place) or ("git-failed", _plain(command, returncode, stderr), None)
+    found = _known(stderr, place) or _guessed(returncode, stderr, place)
+    code, message, hint = found or ("git-failed", _plain(command, returncode, stderr), None)
     return GitError(message, command=command, stderr=stderr, code=code, hint=hint)
 
 
@@ -43,18 +89,54 @@ def _known(stderr: str, place: Path) -> tuple[str, str, str | None] | None:
     return _of_the_machine(stderr, place) or _of_the_repository(stderr, place)
 
 
+def _guessed(returncode: int, stderr: str, place: Path) -> tuple[str, str, str | None] | None:
+    """Find the cause where git does not name it: of an index that it could not write it says only that."""
+    if returncode == -signal.SIGXFSZ:
+        return _of_the_machine("File too large", place)
+    said = last_line(stderr)
+    for path in (_existing(match[0]) for match in re.finditer(r"/[^'\n:]+", said)):
+        if is_readonly(path):
+            return _of_the_machine(f"{said}: Read-only file system", place)
+        if not os.access(path, os.W_OK):
+            return _of_the_machine(f"{said}: Permission denied", place)
+    if (re.search(r"write|create|unable to", said) or returncode == -signal.SIGBUS) and is_full(place):
+        return _of_the_machine(f"{said}: No space left on device", place)
+    return None
+
+
+def _existing(path: str) -> Path:
+    """Return the nearest directory above a path that is there, or the path itself."""
+    return next(found for found in (Path(path), *Path(path).parents) if found.exists())
+
+
 def _of_the_machine(stderr: str, place: Path) -> tuple[str, str, str | None] | None:
-    if match := _LOCKED.search(stderr):
-        return _locked(Path(match["path"]))
-    if "No space left on device" in stderr or "quota exceeded" in stderr.casefold():
-        return "no-space", f"no space left on the file system of {place}", "free some space, then run it again"
+    if lock := lock_in(stderr, place):
+        return _locked(lock)
     if match := _DUBIOUS.search(stderr):
         path = match["path"]
         hint = f"if you trust it: git config --global --add safe.directory '{path}'"
         return "dubious-ownership", f"the repository {path} belongs to another user, so git refuses it", hint
-    if "Read-only file system" in stderr or "Permission denied" in stderr or "insufficient permission" in stderr:
-        return "git-permission", f"git may not write or read in {place}: {last_line(stderr)}", None
+    for marks, code, message, hint in _MACHINE:
+        if mark := next((mark for mark in marks if mark in stderr), None):
+            said = _reason(stderr, mark)
+            return code, f"{message.format(place=place)}: {said}", hint.format(place=place)
     return None
+
+
+def _reason(stderr: str, mark: str) -> str:
+    """Return the line that holds a mark, which names the file; else the line that names the cause."""
+    lines = (line.strip() for line in stderr.splitlines())
+    found = next((line for line in lines if mark in line), None) or last_line(stderr)
+    return re.sub(r"^(?:fatal|error): ", "", found)
+
+
+def lock_in(stderr: str, place: Path) -> Path | None:
+    """Return the lock file that kept a git command from its work, if that is what it said."""
+    match = _LOCKED.search(stderr)
+    if match is None:
+        return None
+    path = match["path"] or f"{match['config']}.lock"
+    return place / path  # git names some of them relative to where it runs
 
 
 def _of_the_repository(stderr: str, place: Path) -> tuple[str, str, str | None] | None:

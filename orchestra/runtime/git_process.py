@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestra.errors import GitError
+from orchestra.runtime.machine import machine_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,8 +60,9 @@ _OVERRIDES = {
     "core.editor": "true",
     "core.pager": "cat",
     "core.askPass": "true",
-    "core.filesRefLockTimeout": "5000",
-    "core.packedRefsTimeout": "30000",
+    # How long a lock is waited for is `git_locks`' matter.
+    "core.filesRefLockTimeout": "200",
+    "core.packedRefsTimeout": "200",
     "index.sparse": "false",
     "credential.helper": "",
     "protocol.ext.allow": "never",
@@ -146,6 +148,12 @@ async def execute(call: Call, variables: Mapping[str, str], fds: tuple[int, ...]
             raise GitError(f"there is no directory {call.cwd}", command=call.args, code="not-a-repository") from error
         hint = "install git 2.38 or newer"
         raise GitError("git is not installed, or not in PATH", code="git-missing", hint=hint) from error
+    except OSError as error:
+        named = machine_error(error)
+        if named is None:
+            raise
+        message = f"git can't be started in {call.cwd}: {named.message}"
+        raise GitError(message, command=call.args, code=named.code, hint=named.hint) from error
     try:
         async with asyncio.timeout(call.timeout):
             return await _talk(process, call)

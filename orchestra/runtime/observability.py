@@ -7,8 +7,10 @@ checkpoint. Live views listen; nothing prints on its own.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
+import sqlite3
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -186,7 +188,9 @@ class ObservabilityLogger:
         while not self._closing:
             await self._wake.wait()
             self._wake.clear()
-            await self.flush()
+            # What could not be written stays pending. The next checkpoint writes it, or fails as it must.
+            with contextlib.suppress(sqlite3.Error):
+                await self.flush()
 
 
 def _capped(value: Any, redact: Callable[[str], str], depth: int = 0) -> Any:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from orchestra.errors import GitError
 from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.git import RefUpdate
+from orchestra.runtime.objects import mend_objects
 from orchestra.runtime.snapshots import moved_head, slot_ref
 from orchestra.runtime.staging import copy_index, stage
 from orchestra.runtime.worktree import known_head, raw_head, remember_head, rescue_directory, stamp
@@ -107,6 +108,8 @@ async def _rescue(git: GitManager, worktree: Worktree, found: str, commit: str) 
     else:
         parents = list(dict.fromkeys(parent for parent in (tip or commit, head) if parent))
         message = f"What lay in the worktree of {worktree.slot} before it was put back to {commit}\n"
+        before = await git.tree_of(worktree, tip or commit)
+        await mend_objects(git, worktree, worktree.index, before, found, session=worktree.session)
         saved = await git.commit_tree(worktree, found, parents, message, author=None, date=datetime.now(UTC))
     if head is not None:
         remember_head(worktree, head)

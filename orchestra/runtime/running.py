@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from orchestra.agents.context import TurnFailed
 from orchestra.errors import AgentError, GitError, SessionError
 from orchestra.runtime.failpoints import failpoint
+from orchestra.runtime.machine import CODES as MACHINE_CODES
+from orchestra.runtime.machine import machine_error
 from orchestra.runtime.workspace import process_environment
 from orchestra.tools.registry import RepoContext
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from orchestra.agents.context import Snapshot, Turn, TurnRequest
+    from orchestra.errors import OrchestraError
     from orchestra.graph.schema import Limits
     from orchestra.runtime.checkpoints import OrchestraSaver
     from orchestra.runtime.git import GitManager
@@ -97,14 +101,28 @@ class SessionRun:
                     self._lasted[request.node, request.number, request.attempt] = duration
                 turn.emit("turn_ended", duration_s=duration)
         except GitError as error:
+            if error.code in MACHINE_CODES:
+                raise self._stopped(error) from error
             raise TurnFailed(error.message, code=error.code, retry="restart", hint=error.hint) from error
         finally:
             self.files.let_pass(request.node)
 
+    def fault(self, error: Exception) -> TurnFailed | None:
+        """Say what an error means that is the machine's doing; None where it may be a bug."""
+        if isinstance(error, sqlite3.Error):
+            raise error  # nothing can be written about it either
+        repos = [repo.repository.top for repo in self.workspace.repos.values()]
+        named = machine_error(error, next(iter(repos), None))
+        return self._stopped(named) if named else None
+
+    def _stopped(self, error: OrchestraError) -> TurnFailed:
+        self.files.fault = TurnFailed(error.message, code=error.code, retry="never", hint=error.hint)
+        return self.files.fault
+
     async def failed(self, request: TurnRequest, error: TurnFailed) -> bool:
         """Count a failed attempt, unless it failed before and was only checked again."""
-        if error.retry == "continue":
-            return False  # counted where the model failed
+        if error.retry == "continue" or error.code in MACHINE_CODES:
+            return False  # counted where the model failed; nobody can be blamed for the machine
         again = (request.node, request.number, request.attempt) in self._known_failures
         if error.retry == "never":
             self.count(request, error)

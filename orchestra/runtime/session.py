@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from orchestra.runtime.driver_lock import DriverLock
 from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.frozen import freeze, thaw
 from orchestra.runtime.git import GitManager
+from orchestra.runtime.machine import faults_named
 from orchestra.runtime.store import SessionFiles, SessionRecord, Status, now, read_session
 from orchestra.runtime.workspace import Workspace, open_repositories
 from orchestra.runtime.worktree import WorktreeManager
@@ -71,14 +73,16 @@ class SessionManager:
         with nothing_started():
             await reader.version()
             opened, notices = await open_repositories(reader, pipeline)
-        await sweep(self._project.root)
+        with suppress(OSError):  # what a kill left can wait
+            await sweep(self._project.root)
         async with session_in_the_making(self._project.root, pipeline.repo_paths.values()) as (files, lock):
-            git = GitManager(lock_fds=[lock.fd])
+            git = GitManager(lock_fds=[lock.fd], session=files.session_id)
             git.overrides = reader.overrides
             session = await self._make(pipeline, opened, notices, inputs, settings, files, git)
         try:
             failpoint("session-created")
-            return await drive(session, self._listener)
+            with faults_named(files.directory):
+                return await drive(session, self._listener)
         finally:
             lock.release()
 
@@ -130,28 +134,32 @@ class SessionManager:
             SessionError: It can't be resumed.
         """
         lock = DriverLock(files)
-        await lock.acquire_after_orphans(ORPHAN_TIMEOUT)
-        try:
-            record = read_session(files)
-            if record.status is Status.CANCELLED:
-                raise SessionError(
-                    f"the session {record.session_id} was cancelled", code="cancelled", hint="run the pipeline again"
-                )
-            frozen = thaw(files.pipeline, self._project.root, record.settings["file"])
-            project = frozen.project.for_shipped() if record.settings["shipped"] else frozen.project
-            pipeline = resolve(
-                load_pipeline(frozen.file, project=project),
-                project,
-                provider=record.settings.get("provider"),
-                imports=[Path(record.settings["imports"])],
-                discovery=frozen.discovery,
+        with faults_named(files.directory):
+            await lock.acquire_after_orphans(ORPHAN_TIMEOUT)
+            try:
+                return await self._go_on(files, lock)
+            finally:
+                lock.release()
+
+    async def _go_on(self, files: SessionFiles, lock: DriverLock) -> SessionResult:
+        record = read_session(files)
+        if record.status is Status.CANCELLED:
+            raise SessionError(
+                f"the session {record.session_id} was cancelled", code="cancelled", hint="run the pipeline again"
             )
-            if pipeline.model_problems and record.status is not Status.COMPLETED:
-                raise PipelineError.of(pipeline.model_problems)
-            git = GitManager(lock_fds=[lock.fd])
-            workspace = await Workspace.reopen(git, record.workspace)
-            worktrees = WorktreeManager(git, record.session_id, files.copies)
-            failpoint("session-reopened")
-            return await drive(OpenSession(pipeline, record, git, worktrees, workspace), self._listener)
-        finally:
-            lock.release()
+        frozen = thaw(files.pipeline, self._project.root, record.settings["file"])
+        project = frozen.project.for_shipped() if record.settings["shipped"] else frozen.project
+        pipeline = resolve(
+            load_pipeline(frozen.file, project=project),
+            project,
+            provider=record.settings.get("provider"),
+            imports=[Path(record.settings["imports"])],
+            discovery=frozen.discovery,
+        )
+        if pipeline.model_problems and record.status is not Status.COMPLETED:
+            raise PipelineError.of(pipeline.model_problems)
+        git = GitManager(lock_fds=[lock.fd], session=record.session_id)
+        workspace = await Workspace.reopen(git, record.workspace)
+        worktrees = WorktreeManager(git, record.session_id, files.copies)
+        failpoint("session-reopened")
+        return await drive(OpenSession(pipeline, record, git, worktrees, workspace), self._listener)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from orchestra.errors import GitError
 from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.git import RefUpdate
+from orchestra.runtime.objects import mend_objects
 from orchestra.runtime.staging import Skipped, seed_index, stage
 from orchestra.runtime.worktree import ignore_own_directory, known_head, raw_head, remember_head, safe_name
 
@@ -36,6 +37,8 @@ class Taken:
     changed: bool
     skipped: tuple[Skipped, ...] = ()
     """What it does not hold."""
+    mended: tuple[str, ...] = ()
+    """Objects that could not be read, and were made again from the files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +67,11 @@ async def take(
         if staged.tree == await git.tree_of(worktree, previous):
             return Taken(previous, staged.tree, changed=False, skipped=staged.skipped)
         failpoint("files-staged")
+        before = await git.tree_of(worktree, previous)
+        mended = await mend_objects(git, worktree, worktree.index, before, staged.tree, session=worktree.session)
         message = f"Snapshot {number} of {worktree.slot}\n"
         commit = await chain(git, worktree, staged.tree, previous, message=message, date=date or datetime.now(UTC))
-        return Taken(commit, staged.tree, changed=True, skipped=staged.skipped)
+        return Taken(commit, staged.tree, changed=True, skipped=staged.skipped, mended=mended)
 
 
 async def chain(git: GitManager, worktree: Worktree, tree: str, previous: str, *, message: str, date: datetime) -> str:
@@ -162,6 +167,9 @@ async def _include(git: GitManager, repo: Repository, session: str, date: dateti
         await seed_index(git, repo, index)
         staged = await stage(git, repo, index)
         git.index_trees.pop(index, None)
+        if not staged.dirty.clean:
+            before = await git.tree_of(repo, repo.head) if repo.head else None
+            await mend_objects(git, repo, index, before, staged.tree, session=session)
     if repo.head is not None and staged.tree == await git.tree_of(repo, repo.head):
         return Base(repo.head, staged.dirty, staged.skipped)
     if repo.head is None and staged.dirty.clean:

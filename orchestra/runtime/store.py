@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from orchestra.errors import SessionError, did_you_mean
 from orchestra.runtime.driver_lock import is_driven
 from orchestra.runtime.failpoints import failpoint
+from orchestra.runtime.machine import database_error, is_full
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 VERSION = 1
 """Of the session database's schema; a newer one is refused, untouched."""
+
+READ_TIMEOUT = 5.0
+"""Seconds that a reader waits for a program that keeps the database to itself."""
 
 STATE_DIRECTORY = ".orchestra"
 
@@ -180,7 +184,7 @@ def open_readonly(files: SessionFiles, *, lasting: bool = False) -> Iterator[sql
     try:
         unchanging = not lasting and _is_at_rest(files)
         uri = f"{files.database.absolute().as_uri()}?mode=ro{'&immutable=1' if unchanging else ''}"
-        with closing(sqlite3.connect(uri, uri=True, timeout=5.0)) as connection:
+        with closing(sqlite3.connect(uri, uri=True, timeout=READ_TIMEOUT)) as connection:
             connection.row_factory = sqlite3.Row
             row = connection.execute("SELECT version FROM sessions").fetchone()
             if row is not None and row["version"] > VERSION:
@@ -191,13 +195,21 @@ def open_readonly(files: SessionFiles, *, lasting: bool = False) -> Iterator[sql
                     hint="upgrade: `uv tool upgrade orchestra-agents`",
                 )
             yield connection
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error) or is_full(files.directory):
+            raise database_error(files.database, error) from None
+        raise _unreadable(files, error) from None
     except (sqlite3.Error, ValueError, TypeError, LookupError, RecursionError) as error:
         # Other than SQLite's own are of damaged rows: no JSON, an unknown status, a field that is not there.
-        raise SessionError(
-            f"the session's database {files.database} can't be read: {str(error) or type(error).__name__}",
-            code="database-unreadable",
-            hint="run `orchestra doctor`; the session branch in your repository is not affected",
-        ) from None
+        raise _unreadable(files, error) from None
+
+
+def _unreadable(files: SessionFiles, error: Exception) -> SessionError:
+    return SessionError(
+        f"the session's database {files.database} can't be read: {str(error) or type(error).__name__}",
+        code="database-unreadable",
+        hint="run `orchestra doctor`; the session branch in your repository is not affected",
+    )
 
 
 def _is_at_rest(files: SessionFiles) -> bool:

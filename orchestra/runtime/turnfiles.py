@@ -117,6 +117,8 @@ class IntegratedFiles:
         self._left_out: set[tuple[str, Skipped]] = set()
         """Files in no snapshot that the user was told of."""
         self._locks = {name: SharedLock() for name in workspace.repos}
+        self.fault: TurnFailed | None = None
+        """The fault of the machine that stopped a turn: who moved its files on now would make it start anew."""
         self._first: set[str] = set()
         """Nodes that were in the middle of a turn when the session was left: they go before others."""
         self._first_done = asyncio.Event()
@@ -173,6 +175,8 @@ class IntegratedFiles:
                     trees[name] = await self._worktrees.ensure(repo, SESSION_SLOT, commit)
                 continue
             await stack.enter_async_context(self._locks[name].exclusive())
+            if self.fault is not None:
+                raise self.fault
             base[name] = self._base_of(name, request, entries.get(name))
             if base[name].commit != self.held[name].commit:
                 raise TurnFailed(
@@ -270,6 +274,9 @@ class TurnFiles:
                 on = self.base[name].commit
                 changed[name] = {"commit": taken.commit, "n": before.number + 1, "on": on}
                 skipped = [f"{item.path} ({item.reason})" for item in taken.skipped]
+                if taken.mended:
+                    text = f"objects in {name!r} could not be read and were made again: {', '.join(taken.mended)}"
+                    self._files.tell("warning", {"code": "object-mended", "message": text}, self._request)
                 self._files.tell(
                     "snapshot_taken", {"repo": name, "commit": taken.commit, "skipped": skipped}, self._request
                 )

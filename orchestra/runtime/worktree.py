@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import re
+import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +18,8 @@ from orchestra.runtime.copies import place_copies
 from orchestra.runtime.driver_lock import try_flock
 from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.git import Repository, Worktree
+from orchestra.runtime.machine import is_readonly
+from orchestra.runtime.processes import holder_of
 from orchestra.runtime.staging import copy_index
 
 if TYPE_CHECKING:
@@ -49,6 +53,7 @@ class WorktreeManager:
 
     async def prepare_repository(self, repo: Repository) -> None:
         """Have git ignore `.orchestra/`, twice: `git clean -fdx` deletes the first, a new clone lacks the second."""
+        _refuse_unwritable(repo)
         async with repository_lock(repo):
             ignore_own_directory(repo)
 
@@ -150,6 +155,14 @@ async def repository_lock(repo: Repository) -> AsyncIterator[int]:
         os.close(descriptor)
 
 
+def _refuse_unwritable(repo: Repository) -> None:
+    """Refuse a repository in which the session could write nothing, before anything is made."""
+    for place in (repo.common_dir, repo.common_dir / "objects", repo.common_dir / "refs"):
+        if place.is_dir() and not os.access(place, os.W_OK):
+            number = errno.EROFS if is_readonly(place) else errno.EACCES
+            raise OSError(number, os.strerror(number), str(place))
+
+
 def ignore_own_directory(repo: Repository) -> None:
     """Write `.orchestra/.gitignore` and the line in `info/exclude`, where they lack."""
     if repo.top is not None:
@@ -162,8 +175,9 @@ def ignore_own_directory(repo: Repository) -> None:
     if EXCLUDE_LINE not in text.splitlines():
         exclude.parent.mkdir(exist_ok=True)
         gap = "" if not text or text.endswith("\n") else "\n"
-        with exclude.open("a") as file:
-            file.write(f"{gap}{EXCLUDE_LINE}\n")
+        # In one write: half a line would ignore something else.
+        with exclude.open("ab", buffering=0) as file:
+            file.write(os.fsencode(f"{gap}{EXCLUDE_LINE}\n"))
 
 
 def ignore_all(directory: Path) -> None:
@@ -173,8 +187,14 @@ def ignore_all(directory: Path) -> None:
     """
     with contextlib.suppress(FileExistsError):
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(directory / ".gitignore", flags, 0o600), "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor
-            file.write("*\n")
+        descriptor = os.open(directory / ".gitignore", flags, 0o600)
+        try:
+            os.write(descriptor, b"*\n")
+        except OSError:
+            (directory / ".gitignore").unlink()  # empty it would ignore nothing, and never be written again
+            raise
+        finally:
+            os.close(descriptor)
 
 
 def make_parents(repo: Repository, path: Path) -> None:
@@ -226,10 +246,14 @@ def _content(file: Path) -> str | None:
 
 
 def clear_stale_locks(repo: Repository, session: str, admin: Path) -> None:
-    """Remove lock files that a killed git left, of our own only: this worktree's and this session's references."""
+    """Remove lock files that a killed git left, of our own only: this worktree's and this session's references.
+
+    One that a process has open (a git that an agent's command left at work) stays: it is waited for.
+    """
     own = repo.common_dir / "refs" / "orchestra" / session
     for lock in (*admin.glob("*.lock"), *own.rglob("*.lock")):
-        lock.unlink(missing_ok=True)
+        if holder_of(lock) is None:
+            lock.unlink(missing_ok=True)
 
 
 def mend(worktree: Worktree, commit: str) -> bool:
@@ -293,8 +317,8 @@ def rescue_directory(repo: Repository, session: str) -> Path:
 
 
 def stamp() -> str:
-    """Return the time as part of a name."""
-    return datetime.now(UTC).strftime("%Y%m%dt%H%M%S%fz")
+    """Return the time as part of a name, which is never given twice: a clock may stand still or go back."""
+    return f"{datetime.now(UTC).strftime('%Y%m%dt%H%M%S%fz')}{secrets.token_hex(2)}"
 
 
 def move_aside(repo: Repository, session: str, path: Path) -> Path | None:
