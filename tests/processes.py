@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +24,12 @@ def fork(work: Callable[[], Any]) -> int:
     if pid == 0:
         code = 99
         try:
-            os.setsid()
+            os.setpgid(0, 0)
             code = work() or 0
         finally:
             os._exit(code)
+    with suppress(OSError):  # the fork has done so itself, and may be gone
+        os.setpgid(pid, pid)
     return pid
 
 

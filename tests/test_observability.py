@@ -101,6 +101,27 @@ async def test_what_could_not_be_written_is_written_later(connection: aiosqlite.
     assert [row[1] for row in await rows(connection)] == ["one", "two"]
 
 
+async def test_a_write_that_is_cancelled_at_any_step_loses_and_doubles_nothing(
+    connection: aiosqlite.Connection,
+) -> None:
+    log = ObservabilityLogger(connection, asyncio.Lock())
+    cancelled = 0
+    for number in range(60):
+        log.emit("one")
+        flush = asyncio.ensure_future(log.flush())
+        for _ in range(number % 20):
+            await connection.execute_fetchall("SELECT 1")  # an answer of the thread that also writes
+            if number % 2:
+                await asyncio.sleep(0)
+        flush.cancel()
+        await asyncio.wait([flush])
+        cancelled += flush.cancelled()
+    await log.flush()
+
+    assert cancelled > 5
+    assert [row[0] for row in await rows(connection)] == list(range(1, 61))
+
+
 async def test_secrets_are_taken_out_of_every_text_of_a_payload(connection: aiosqlite.Connection) -> None:
     heard: list[Event] = []
     log = ObservabilityLogger(connection, asyncio.Lock(), heard.append, lambda text: text.replace(KEY, "***"))

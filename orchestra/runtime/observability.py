@@ -156,10 +156,16 @@ class ObservabilityLogger:
         async with self._lock:
             batch = list(self._pending)
             failpoint("events-due")
+            writing = asyncio.ensure_future(self._write(batch))
             try:
-                await self._write(batch)
+                await asyncio.shield(writing)
             except BaseException:
-                await self._connection.rollback()
+                # Cancelled, it may have been written nevertheless, and must not be written once more.
+                await asyncio.wait([writing])
+                if writing.cancelled() or writing.exception() is not None:
+                    await self._connection.rollback()
+                else:
+                    del self._pending[: len(batch)]
                 raise
             del self._pending[: len(batch)]
         failpoint("events-written")

@@ -62,6 +62,7 @@ def try_to_resume(workshop: Workshop, session: str, report: Path) -> int:
     return _WON
 
 
+@pytest.mark.timeout(300)  # a hundred processes
 def test_of_a_hundred_resumes_at_once_one_wins_and_the_others_name_it(workshop: Workshop, tmp_path: Path) -> None:
     session, go_on = waiting_session(workshop)
     reports = [tmp_path / f"report-{number}" for number in range(95)]
@@ -76,7 +77,7 @@ def test_of_a_hundred_resumes_at_once_one_wins_and_the_others_name_it(workshop: 
                 codes[pid] = os.waitstatus_to_exitcode(ended[1])
         return len(codes) + sum(command.poll() is not None for command in commands) >= 99
 
-    assert until(all_but_one_have_ended, 100)
+    assert until(all_but_one_have_ended, 200)
     go_on.touch()
     outputs = [command.communicate(timeout=60) for command in commands]
     codes |= {pid: exit_code(pid) for pid in forks if pid not in codes}

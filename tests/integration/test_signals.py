@@ -333,7 +333,8 @@ def run_cli(workshop: Workshop, out: Path, *arguments: str) -> int:
     raise AssertionError
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.timeout(300)  # ten sessions, each run and resumed
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP] * 2)
 def test_a_signal_at_any_time_loses_nothing_and_pays_nothing_twice(workshop: Workshop, number: signal.Signals) -> None:
     path, out = crash_pipeline(workshop), workshop.home / "out"
     interrupted = 0
@@ -341,7 +342,7 @@ def test_a_signal_at_any_time_loses_nothing_and_pays_nothing_twice(workshop: Wor
     began = time.monotonic()
     asyncio.run(workshop.run(path))
     lasts = time.monotonic() - began
-    for _ in range(20):
+    for _ in range(10):
         known = set(session_ids(workshop.repo.path))
         out.unlink(missing_ok=True)
         child = fork(lambda: run_cli(workshop, out, "run", str(path), "--json"))
@@ -362,4 +363,4 @@ def test_a_signal_at_any_time_loses_nothing_and_pays_nothing_twice(workshop: Wor
         if made:
             interrupted += code != 0
             assert_done(workshop, asyncio.run(workshop.resume(document["session_id"])))
-    assert interrupted > 1, "the signals came too early or too late"
+    assert interrupted, "the signals came too early or too late"
