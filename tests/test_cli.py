@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import Workshop
 
-COMMANDS = ("demo", "compile", "run", "resume", "status", "log")
+COMMANDS = ("demo", "compile", "run", "resume", "status", "log", "doctor")
 HOSTILE = "plain [red]markup[/red] \x1b[31mred\x1b[0m \x9b2J \u202eltr \x07 tab\there 👩\u200d💻"
 ESCAPES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -480,7 +480,7 @@ def test_json_stays_the_same_document() -> None:
 
 
 def test_a_line_of_the_log_is_one_line() -> None:
-    line = line_of("2026-01-01T10:00:00", "note", "a", 2, {"text": "one\ntwo\r\x1b[2J" + "x" * 500})
+    line = line_of("2026-01-01T10:00:00", "model_failed", "a", 2, {"message": "one\ntwo\r\x1b[2J" + "x" * 500})
     assert line.startswith("10:00:00  a (2)")
     assert len(line.splitlines()) == 1
     assert len(line) < 220

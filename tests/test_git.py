@@ -148,7 +148,9 @@ async def test_another_owner_is_refused_with_the_line_to_type(
 ) -> None:
     execute = "orchestra.runtime.git.environment"
     real = __import__("orchestra.runtime.git_process", fromlist=["environment"]).environment
-    monkeypatch.setattr(execute, lambda *, durable: real(durable=durable) | {"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1"})
+    monkeypatch.setattr(
+        execute, lambda *more, durable: real(*more, durable=durable) | {"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1"}
+    )
     error = await refused(manager, top)
     assert error.code == "dubious-ownership"
     assert f"git config --global --add safe.directory '{top}'" in str(error.hint)

@@ -62,7 +62,7 @@ def heavy(modules: set[str]) -> set[str]:
     return modules.intersection(HEAVY)
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["compile"], ["log"]], ids=" ".join)
+@pytest.mark.parametrize("command", [[], ["run"], ["compile"], ["log"], ["doctor"]], ids=" ".join)
 def test_help_loads_nothing_heavy(command: list[str], tmp_path: Path) -> None:
     modules = loaded_by(*command, "--help", cwd=tmp_path, code=0)
     assert heavy(modules) == set()
@@ -94,3 +94,8 @@ graph: [{from: START, to: a}, {from: a, to: END}]
         modules = loaded_by(*command, cwd=cwd, code=0)
         assert heavy(modules) == set(), command
         assert "yaml" not in modules, command
+
+
+@pytest.mark.parametrize("args", [[], ["pr-review"]], ids=" ".join)
+def test_the_doctor_loads_no_agents_and_asyncio_only_to_call_git(args: list[str], workshop: Workshop) -> None:
+    assert heavy(loaded_by("doctor", *args, cwd=workshop.repo.path, code=0)) == {"asyncio"}

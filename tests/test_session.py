@@ -292,7 +292,7 @@ async def test_a_session_whose_database_can_not_be_made_lets_its_base_go(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(session_module, "create_database", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OrchestraError, match="No space left"):
         await workshop.run(crash_pipeline(workshop))
 
     assert made_directories(workshop) == []
@@ -812,7 +812,7 @@ async def test_a_limit_stops_the_session_under_its_own_code(
     result = await workshop.run(workshop.pipeline(pipeline, script=script))
 
     assert (result.record.status, result.record.error and result.record.error["code"]) == ("failed", code)
-    assert 0 < len(result.agent_outputs) <= 3
+    assert (0 if code == "timeout" else 1) <= len(result.agent_outputs) <= 3
     again = await workshop.resume(result.record.session_id)
     if code != "timeout":  # which is of a drive; what was spent is of the session
         assert again.record.error is not None

@@ -95,3 +95,14 @@ async def test_a_database_that_can_not_be_read_is_closed_again(
     assert caught.value.code == "database-unreadable"
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
         opened[0].execute("SELECT 1")
+
+
+async def test_reading_a_session_at_rest_leaves_no_file_beside_its_database(workshop: Workshop) -> None:
+    """SQLite makes a `-wal` and a `-shm` even to read; made by root they would keep the user from resuming."""
+    files = await session(workshop)
+    before = sorted(files.directory.iterdir())
+
+    assert read_session(files).status == "completed"
+    assert read_checkpoints(files)
+
+    assert sorted(files.directory.iterdir()) == before

@@ -12,6 +12,7 @@ import typer
 
 from orchestra.cli.compile import compile_command
 from orchestra.cli.demo import demo_command
+from orchestra.cli.doctor import doctor_command
 from orchestra.cli.log import log_command
 from orchestra.cli.resume import resume_command
 from orchestra.cli.run import run_command
@@ -35,6 +36,7 @@ app.command("run", short_help="Run a pipeline over your repositories")(run_comma
 app.command("resume", short_help="Go on with a session")(resume_command)
 app.command("status", short_help="Show the sessions of this project")(status_command)
 app.command("log", short_help="Show a session's checkpoints or events")(log_command)
+app.command("doctor", short_help="Find out what is wrong, and what to do")(doctor_command)
 
 
 def _version(wanted: bool) -> None:

@@ -76,7 +76,7 @@ def line_of(
         details = ", ".join(f"{key} {value}" for key, value in payload.items() if value not in (None, "", [], {}))
         what = f"{kind.replace('_', ' ')} {details}".strip()
     text = escape(" ".join(what.splitlines()))
-    width = 2000 if full else 160
+    width = 2000 if full or kind in {"note", "warning"} else 160
     text = text if len(text) <= width else f"{text[: width - 1]}…"
     return f"{time[11:19]}  {who:<24}  {text}" if who else f"{time[11:19]}  {text}"
 
@@ -112,6 +112,11 @@ def _what(kind: str, payload: Mapping[str, Any]) -> str | None:  # noqa: C901, P
         case "files_put_back":
             kept = f"; what lay there is kept as {payload['rescue']}" if payload.get("rescue") else ""
             return f"files of {payload['repo']} put back to {payload['commit'][:10]}{kept}"
+        case "setup_started":
+            return f"setup of {payload['repo']}: {payload['command']}"
+        case "setup_ended":
+            how = "done" if payload["ok"] else f"failed with exit code {payload['exit_code']}"
+            return f"setup of {payload['repo']} {how} after {payload['duration_s']:.1f} s"
         case "session_failed":
             return f"session failed: {payload['message']}"
     return None

@@ -16,9 +16,8 @@ if TYPE_CHECKING:
 def not_yet(pipeline: Pipeline, document: Document) -> Iterator[Problem]:
     """Yield a warning for each key without effect in this release."""
     for name, repo in pipeline.workspace.repos.items():
-        for key in ("copy", "setup", "sparse"):
-            if getattr(repo, key):
-                yield _warning(f"`{key}` has no effect in this release", document, "workspace", "repos", name, key)
+        if repo.sparse:
+            yield _warning("`sparse` has no effect in this release", document, "workspace", "repos", name, "sparse")
     for edge in pipeline.graph:
         if edge.on_conflict:
             text = "`on_conflict` has no effect in this release: parallel writers take turns, so nothing can conflict"

@@ -73,6 +73,16 @@ async def session_in_the_making(root: Path, repos: Iterable[Path]) -> AsyncItera
             raise named from error
 
 
+@contextmanager
+def nothing_started() -> Iterator[None]:
+    """Have errors say by their exit code that nothing was started."""
+    try:
+        yield
+    except OrchestraError as error:
+        error.exit_code = 2
+        raise
+
+
 async def sweep(root: Path) -> None:
     """Remove what processes left behind that were killed while they made a session; whatever is in doubt stays."""
     parent = sessions_directory(root)
@@ -80,7 +90,7 @@ async def sweep(root: Path) -> None:
         return
     with _alone(parent) as alone:
         for directory in sorted(parent.iterdir()) if alone else ():
-            if not _is_unfinished(directory):
+            if not is_unfinished(directory):
                 continue
             lock = DriverLock(SessionFiles(directory))
             with suppress(SessionBusyError, SessionError, OSError):  # its git may still be at work
@@ -101,7 +111,8 @@ async def _undo(files: SessionFiles, lock: DriverLock) -> None:
     shutil.rmtree(files.directory, ignore_errors=True)
 
 
-def _is_unfinished(directory: Path) -> bool:
+def is_unfinished(directory: Path) -> bool:
+    """Tell whether a directory holds nothing but what a session in the making has; then a sweep may remove it."""
     if directory.is_symlink() or not directory.is_dir() or len(directory.name) != ID_LENGTH:
         return False
     names = {

@@ -20,6 +20,7 @@ from orchestra.runtime.machine import database_error, machine_error, resumable
 from orchestra.runtime.observability import ObservabilityLogger
 from orchestra.runtime.remains import tell_remains
 from orchestra.runtime.running import SessionRun, timed_out
+from orchestra.runtime.setup import Setup
 from orchestra.runtime.snapshots import WorkspaceSnapshotIndex
 from orchestra.runtime.store import SessionRecord, SessionRow, Status, read_session
 from orchestra.runtime.turnfiles import Held, IntegratedFiles
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from orchestra.agents.context import Snapshot
     from orchestra.graph.resolved import ResolvedPipeline
     from orchestra.runtime.git import GitManager
+    from orchestra.runtime.notices import Notice
     from orchestra.runtime.observability import Event
     from orchestra.runtime.workspace import Workspace
     from orchestra.runtime.worktree import WorktreeManager
@@ -78,7 +80,7 @@ class OpenSession:
     git: GitManager
     worktrees: WorktreeManager
     workspace: Workspace
-    notes: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
     """What the user should know when it starts."""
 
 
@@ -107,7 +109,7 @@ class _Drive:
         self._git = session.git
         self._worktrees = session.worktrees
         self._workspace = workspace = session.workspace
-        self._notes = session.notes
+        self._notices = session.notices
         self._connection = connection
         self._saver = OrchestraSaver(
             connection,
@@ -152,6 +154,7 @@ class _Drive:
             held,
             pipeline=self._pipeline.pipeline.name,
             session=self._session,
+            prepare=Setup(self._git, self._setup_commands(), self._session).prepare,
             tell=lambda kind, payload, turn: self._log.emit(
                 kind, payload, node=turn.node, turn=turn.number, attempt=turn.attempt
             ),
@@ -169,8 +172,8 @@ class _Drive:
         started = self._record.checkpoints == 0
         await self._row.set(Status.RUNNING)
         self._log.emit("session_started" if started else "session_resumed", self._what_runs())
-        for note in self._notes:
-            self._log.emit("note", {"text": note})
+        for notice in self._notices:
+            self._log.emit(*notice.event)
         try:
             files.let_go_first(await self._interrupted_turns())
             await follower.move(await self._checkpointed())
@@ -199,6 +202,9 @@ class _Drive:
                     "agent": None,
                 }
             )
+
+    def _setup_commands(self) -> dict[str, str]:
+        return {name: repo.setup for name, repo in self._pipeline.pipeline.workspace.repos.items() if repo.setup}
 
     async def _invoke(self, run: SessionRun, seconds: float | None) -> None:
         """Run the graph from where it stands, for so long at the most."""

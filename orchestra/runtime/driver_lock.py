@@ -6,6 +6,7 @@ import fcntl
 import os
 import re
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestra.errors import SessionBusyError, SessionError
@@ -114,17 +115,45 @@ def _let_commands_hold(fd: int, *, held: bool = True) -> None:
     (inherited.add if held else inherited.discard)(fd)
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A session's lock that is held."""
+
+    holder: str
+    """Who wrote its name into it: `pid 12 on HOST`; empty for a moment."""
+    alive: bool
+    """Whether that process lives; else commands that it started still hold the lock."""
+
+
+def held(lock: Path) -> Held | None:
+    """Return who holds a session's lock; None: nobody."""
+    try:
+        fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        if try_flock(fd, fcntl.LOCK_SH):
+            return None
+        holder = _holder(fd)
+        return Held(holder, not holder or _is_alive(holder))
+    finally:
+        os.close(fd)
+
+
 def is_driven(lock: Path) -> bool:
     """Tell whether a living driver holds a session's lock; children of a killed one may hold it for a while."""
+    found = held(lock)
+    return found is not None and found.alive
+
+
+def names_living(lock: Path) -> bool:
+    """Tell whether a living process wrote its name into a lock, without touching the lock: it may just be taken."""
     try:
-        fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return False
     try:
-        if try_flock(fd, fcntl.LOCK_SH):
-            return False
-        holder = _holder(fd)
-        return not holder or _is_alive(holder)
+        return _is_alive(_holder(fd))
     finally:
         os.close(fd)
 

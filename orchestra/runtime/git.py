@@ -73,6 +73,11 @@ class Worktree:
         """Orchestra's own index of these files; the agent's git never sees it."""
         return self.git_dir / "orchestra.index"
 
+    @property
+    def setup_mark(self) -> Path:
+        """Exists when `setup` has run here to its end."""
+        return self.git_dir / "orchestra.setup"
+
 
 Place: TypeAlias = Repository | Worktree
 
@@ -117,6 +122,8 @@ class GitManager:
         self._durable = durable
         self._trees: dict[str, str] = {}
         self._exclusive: dict[Path, asyncio.Lock] = {}
+        self.overrides: dict[Path, Mapping[str, str]] = {}
+        """Settings for one repository only, by its common directory: filters that can't run on this machine."""
         self.index_trees: dict[Path, tuple[str, object]] = {}
         """The tree that each private index held when it was last written, and the look of its file then."""
         self.tips: dict[tuple[Path, str], str | None] = {}
@@ -154,7 +161,7 @@ class GitManager:
         if index is not None:
             variables["GIT_INDEX_FILE"] = str(index)
         call = Call(args, variables | dict(env or {}), cwd, input, timeout or self._timeout, limit, tuple(fds))
-        return await self._checked(call, ok)
+        return await self._checked(call, ok, self.overrides.get(repository_of(where).common_dir))
 
     async def discover(self, path: Path, *args: str, ok: tuple[int, ...] = (0,)) -> GitOutput:
         """Run a git command that finds the repository of a user's path itself; only to open repositories."""
@@ -298,10 +305,11 @@ class GitManager:
             raise GitError(f"the directory {top} is gone or leads elsewhere", code="worktree-gone", hint=hint)
         return variables | {"GIT_WORK_TREE": str(top)}, top
 
-    async def _checked(self, call: Call, ok: tuple[int, ...]) -> GitOutput:
+    async def _checked(self, call: Call, ok: tuple[int, ...], overrides: Mapping[str, str] | None = None) -> GitOutput:
+        variables = environment(overrides or {}, durable=self._durable)
         patience = LockWait(self._session, call.cwd)
         while True:
-            output = await execute(call, environment(durable=self._durable), (*self._lock_fds, *call.fds))
+            output = await execute(call, variables, (*self._lock_fds, *call.fds))
             if output.returncode in ok:
                 return output
             error = explain(call.args, output.returncode, output.stderr.decode(errors="replace"), call.cwd)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
@@ -12,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from orchestra.errors import GitError
 from orchestra.runtime.machine import is_full, is_readonly
+from orchestra.runtime.processes import holder_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 _LOCKED = re.compile(
     r"(?:Unable to create|cannot lock ref .*) '(?P<path>[^'\n]+\.lock)': File exists"
@@ -61,7 +61,7 @@ _MACHINE = (
 """What git says when the machine refuses; its code, what it means, what to do."""
 _DUBIOUS = re.compile(r"dubious ownership in repository at '(?P<path>[^'\n]+)'")
 _FILTER = re.compile(
-    r"(?:clean|smudge|process) filter '(?P<name>[^'\n]*)' failed|external filter '(?P<command>[^\n]*)'"
+    r"(?:clean|smudge|process) filter '?(?P<name>[^'\n]*?)'? failed|external filter '(?P<command>[^\n]*)'"
 )
 _CORRUPT = re.compile(
     r"(?P<what>object file \S+ is empty|loose object \S+[^\n]* is corrupt|inflate: [^\n]*|unable to read "
@@ -182,35 +182,3 @@ def last_line(stderr: str) -> str:
             if line.startswith(mark):
                 return line.removeprefix(mark)
     return lines[-1] if lines else ""
-
-
-def holder_of(path: Path) -> str | None:
-    """Name the process that has a file open (`1234 (git)`), where the system can tell."""
-    wanted = os.path.realpath(path)
-    for process in _processes():
-        if wanted in _opened_by(process):
-            return f"{process.name} ({_name(process)})"
-    return None
-
-
-def _name(process: Path) -> str:
-    try:
-        return (process / "comm").read_text(errors="replace").strip()
-    except OSError:
-        return "ended meanwhile"
-
-
-def _opened_by(process: Path) -> list[str]:
-    names = []
-    with contextlib.suppress(OSError):
-        for link in (process / "fd").iterdir():
-            with contextlib.suppress(OSError):
-                names.append(str(link.readlink()))
-    return names
-
-
-def _processes() -> Iterable[Path]:
-    try:
-        return [entry for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    except OSError:
-        return ()

@@ -7,7 +7,8 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from orchestra.runtime.git_errors import holder_of, lock_in
+from orchestra.runtime.git_errors import lock_in
+from orchestra.runtime.processes import holder_of
 
 if TYPE_CHECKING:
     from pathlib import Path

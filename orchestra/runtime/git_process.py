@@ -109,10 +109,15 @@ class Call:
     fds: tuple[int, ...]
 
 
-def environment(*, durable: bool) -> dict[str, str]:
-    """Return the environment of every git process, without the place it works on."""
+def environment(overrides: Mapping[str, str], *, durable: bool) -> dict[str, str]:
+    """Return the environment of every git process, without the place it works on.
+
+    Args:
+        overrides: More of git's settings.
+        durable: Whether what git writes reaches the disk before it ends.
+    """
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    return kept | _FIXED | config_variables(_OVERRIDES | (_DURABLE if durable else {}))
+    return kept | _FIXED | config_variables({**_OVERRIDES, **(_DURABLE if durable else {}), **overrides})
 
 
 def config_variables(settings: Mapping[str, str]) -> dict[str, str]:

@@ -144,7 +144,8 @@ async def _verify(git: GitManager, worktree: Worktree, wanted: str, session: str
     aside = _move_all(worktree, extra, session)
     if extra:
         now = (await stage(git, worktree, worktree.index)).tree
-    if now != wanted and not await _same_but_line_ends(git, worktree, now, wanted):
+    same = now == wanted or await _same_but_line_ends(git, worktree, now, wanted)
+    if not same and not await _as_checked_out(git, worktree, now, wanted):
         message = f"the files in {worktree.path} are not those of the snapshot after putting them back ({now})"
         raise GitError(message, code="restore-mismatch", hint=f"compare: git diff {wanted} {now}")
     return aside
@@ -161,6 +162,33 @@ async def _same_but_line_ends(git: GitManager, worktree: Worktree, now: str, wan
     """Tell what git's own normalisation does to files that were committed with other line ends (D16)."""
     args = ("diff-tree", "-p", "--exit-code", "--no-ext-diff", "--no-textconv", "--ignore-cr-at-eol", wanted, now)
     return not (await git.run(worktree, *args, ok=(0, 1))).returncode
+
+
+async def _as_checked_out(git: GitManager, worktree: Worktree, now: str, wanted: str) -> bool:
+    """Tell whether the files are what git writes for a commit, though it would not read them back as that.
+
+    So it is with files that were committed around a filter, such as whole ones where LFS wants pointers.
+    """
+    raw = (await git.run(worktree, "diff-tree", "-r", "-z", "--no-renames", wanted, now)).stdout.split(b"\0")
+    changes = list(zip(raw[::2], raw[1::2], strict=False))
+    if any(not about.endswith(b" M") for about, _ in changes):
+        return False
+    asked = b"".join(about.split()[2] + b" " + path + b"\0" for about, path in changes)
+    answer = (await git.run(worktree, "cat-file", "--batch", "--filters", "-z", input=asked)).stdout
+    for _, path in changes:
+        head, _, answer = answer.partition(b"\n")
+        size = int(head.rsplit(b" ", 1)[1])
+        if _read(worktree.path / os.fsdecode(path), size) != answer[:size]:
+            return False
+        answer = answer[size + 1 :]
+    return True
+
+
+def _read(path: Path, most: int) -> bytes | None:
+    if path.is_symlink() or not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return file.read(most + 1)
 
 
 async def _clear_the_way(git: GitManager, worktree: Worktree, found: str, wanted: str, session: str) -> list[Path]:

@@ -10,7 +10,7 @@ from orchestra.errors import PipelineError, SessionError
 from orchestra.graph.loader import load_pipeline
 from orchestra.graph.project import is_shipped
 from orchestra.graph.resolve import resolve
-from orchestra.runtime.creation import session_in_the_making, sweep
+from orchestra.runtime.creation import nothing_started, session_in_the_making, sweep
 from orchestra.runtime.database import create_database
 from orchestra.runtime.drive import OpenSession, SessionResult, drive
 from orchestra.runtime.driver_lock import DriverLock
@@ -19,14 +19,16 @@ from orchestra.runtime.frozen import freeze, thaw
 from orchestra.runtime.git import GitManager
 from orchestra.runtime.machine import faults_named
 from orchestra.runtime.store import SessionFiles, SessionRecord, Status, now, read_session
-from orchestra.runtime.workspace import Workspace
+from orchestra.runtime.workspace import Workspace, open_repositories
 from orchestra.runtime.worktree import WorktreeManager
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from orchestra.graph.project import Project
     from orchestra.graph.resolved import ResolvedPipeline
+    from orchestra.runtime.git import Repository
+    from orchestra.runtime.notices import Notice
     from orchestra.runtime.observability import Event
 
 ORPHAN_TIMEOUT = 30.0
@@ -67,12 +69,16 @@ class SessionManager:
             raise PipelineError.of(pipeline.model_problems)
         for agent in pipeline.agents.values():
             pipeline.resolver.build(agent.model, agent=agent.name, turn=1)  # a wrong option shows only here
+        reader = GitManager()
+        with nothing_started():
+            await reader.version()
+            opened, notices = await open_repositories(reader, pipeline)
         with suppress(OSError):  # what a kill left can wait
             await sweep(self._project.root)
         async with session_in_the_making(self._project.root, pipeline.repo_paths.values()) as (files, lock):
             git = GitManager(lock_fds=[lock.fd], session=files.session_id)
-            await git.version()
-            session = await self._make(pipeline, inputs, settings, files, git)
+            git.overrides = reader.overrides
+            session = await self._make(pipeline, opened, notices, inputs, settings, files, git)
         try:
             failpoint("session-created")
             with faults_named(files.directory):
@@ -83,6 +89,8 @@ class SessionManager:
     async def _make(
         self,
         pipeline: ResolvedPipeline,
+        opened: Mapping[str, Repository],
+        notices: Sequence[Notice],
         inputs: Mapping[str, Any],
         settings: Mapping[str, Any],
         files: SessionFiles,
@@ -92,10 +100,11 @@ class SessionManager:
         created_at = now()
         freeze(pipeline, self._project, files.pipeline)
         failpoint("pipeline-frozen")
-        worktrees = WorktreeManager(git, files.session_id)
-        workspace, notes = await Workspace.start(
-            git, worktrees, pipeline, session=files.session_id, created_at=created_at
+        worktrees = WorktreeManager(git, files.session_id, files.copies)
+        workspace, started = await Workspace.start(
+            git, worktrees, pipeline, opened, session=files.session_id, created_at=created_at
         )
+        copied = await workspace.take_copies(git, pipeline, files.copies)
         failpoint("session-prepared")
         record = SessionRecord(
             session_id=files.session_id,
@@ -115,7 +124,7 @@ class SessionManager:
             files=files,
         )
         await create_database(record)
-        return OpenSession(pipeline, record, git, worktrees, workspace, tuple(notes))
+        return OpenSession(pipeline, record, git, worktrees, workspace, (*notices, *started, *copied))
 
     async def resume(self, files: SessionFiles) -> SessionResult:
         """Go on with a paused, failed or interrupted session; a completed one gives its result again.
@@ -151,6 +160,6 @@ class SessionManager:
             raise PipelineError.of(pipeline.model_problems)
         git = GitManager(lock_fds=[lock.fd], session=record.session_id)
         workspace = await Workspace.reopen(git, record.workspace)
-        worktrees = WorktreeManager(git, record.session_id)
+        worktrees = WorktreeManager(git, record.session_id, files.copies)
         failpoint("session-reopened")
         return await drive(OpenSession(pipeline, record, git, worktrees, workspace), self._listener)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from orchestra.errors import GitError
+from orchestra.runtime.copies import copied_names
 from orchestra.runtime.git import Worktree
 from orchestra.runtime.repository import OWN_DIRECTORY, STATUS, DirtyState, count, read_status
 
@@ -32,7 +33,7 @@ class Skipped:
 
     path: str
     reason: str
-    """`nested-repo`, `too-large`, `too-much`, `too-many`, `unreadable` or `special-file`."""
+    """`nested-repo`, `too-large`, `too-much`, `too-many`, `unreadable`, `special-file` or `copied`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +132,12 @@ def _plan(where: Place, entries: list[Entry]) -> _Plan:
     """Decide for each path that differs from the index whether it is taken, removed or skipped."""
     top = os.fsencode(top_of(where))
     mine = isinstance(where, Worktree)
+    copied = copied_names(where)
     plan = _Plan()
     for entry in entries:
-        if entry.change == "?":
+        if entry.change == "?" and entry.path in copied:
+            plan.skip(entry.path, "copied")  # an agent changed .gitignore
+        elif entry.change == "?":
             if mine or not entry.path.startswith(OWN_DIRECTORY):
                 _plan_untracked(plan, entry.path, os.path.join(top, entry.path))  # noqa: PTH118 - bytes
         elif entry.change != ".":

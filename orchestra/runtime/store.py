@@ -75,6 +75,11 @@ class SessionFiles:
         return self.directory / "pipeline"
 
     @property
+    def copies(self) -> Path:
+        """Ignored files of the repos that each new worktree gets, by the name of the repo."""
+        return self.directory / "copies"
+
+    @property
     def inbox(self) -> Path:
         """Answers sent by other processes."""
         return self.directory / "inbox"
@@ -161,14 +166,19 @@ def _not_a_session(message: str, code: str, hint: str | None = "type more of the
 
 
 @contextmanager
-def open_readonly(files: SessionFiles) -> Iterator[sqlite3.Connection]:
+def open_readonly(files: SessionFiles, *, lasting: bool = False) -> Iterator[sqlite3.Connection]:
     """Open a session's database for reading, as long as the body runs.
+
+    Args:
+        files: The session's.
+        lasting: The body may take so long that a driver could come meanwhile.
 
     Raises:
         SessionError: It can't be read, what is read makes no sense, or a newer Orchestra wrote it.
     """
     try:
-        uri = f"{files.database.absolute().as_uri()}?mode=ro"
+        unchanging = not lasting and _is_at_rest(files)
+        uri = f"{files.database.absolute().as_uri()}?mode=ro{'&immutable=1' if unchanging else ''}"
         with closing(sqlite3.connect(uri, uri=True, timeout=READ_TIMEOUT)) as connection:
             connection.row_factory = sqlite3.Row
             row = connection.execute("SELECT version FROM sessions").fetchone()
@@ -195,6 +205,18 @@ def _unreadable(files: SessionFiles, error: Exception) -> SessionError:
         code="database-unreadable",
         hint="run `orchestra doctor`; the session branch in your repository is not affected",
     )
+
+
+def _is_at_rest(files: SessionFiles) -> bool:
+    """Tell whether the database is one complete file that nobody writes.
+
+    SQLite is told so: else it makes a `-wal` and a `-shm` beside it even to read, and fails where it may not.
+    """
+    try:
+        logged = files.database.with_name(f"{files.database.name}-wal").stat().st_size
+    except OSError:
+        logged = 0
+    return not logged and not is_driven(files.lock)
 
 
 def read_session(files: SessionFiles) -> SessionRecord:
@@ -282,7 +304,7 @@ def read_turns(files: SessionFiles) -> list[dict[str, Any]]:
 
 def read_events(files: SessionFiles) -> Iterator[dict[str, Any]]:
     """Yield the events of a session in order."""
-    with open_readonly(files) as connection:
+    with open_readonly(files, lasting=True) as connection:
         for row in connection.execute("SELECT * FROM events ORDER BY seq"):
             yield {**dict(row), "payload": json.loads(row["payload"])}
 

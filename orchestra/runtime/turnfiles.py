@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 from orchestra.agents.context import SESSION_SLOT, TurnFailed
 from orchestra.runtime.failpoints import failpoint
+from orchestra.runtime.notices import listed
 from orchestra.runtime.restore import restore, stand_on
 from orchestra.runtime.snapshots import take
 from orchestra.runtime.turns import commit_turn
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 
     from orchestra.agents.context import Snapshot, TurnRequest
     from orchestra.runtime.git import GitManager, Worktree
+    from orchestra.runtime.staging import Skipped
     from orchestra.runtime.workspace import Workspace
     from orchestra.runtime.worktree import WorktreeManager
 
@@ -88,6 +90,7 @@ class IntegratedFiles:
         held: Where each repo is: that of the last checkpoint, with its pending writes applied.
         pipeline: The pipeline's name, for commit messages.
         session: The session's id.
+        prepare: Gets a new worktree ready for its first agent: `prepare(worktree, commit, tell)`.
         tell: Logs an event: `tell(type, payload, turn)`.
     """
 
@@ -100,6 +103,7 @@ class IntegratedFiles:
         *,
         pipeline: str,
         session: str,
+        prepare: Callable[[Worktree, str, Callable[[str, dict[str, Any]], None]], Awaitable[None]],
         tell: Callable[[str, dict[str, Any], TurnRequest], None],
     ) -> None:
         self.git = git
@@ -108,7 +112,10 @@ class IntegratedFiles:
         self.held = held
         self.pipeline = pipeline
         self.session = session
+        self._prepare = prepare
         self.tell = tell
+        self._left_out: set[tuple[str, Skipped]] = set()
+        """Files in no snapshot that the user was told of."""
         self._locks = {name: SharedLock() for name in workspace.repos}
         self.fault: TurnFailed | None = None
         """The fault of the machine that stopped a turn: who moved its files on now would make it start anew."""
@@ -155,6 +162,7 @@ class IntegratedFiles:
         async def bring(name: str, commit: str) -> None:
             repo = self._workspace.repos[name].repository
             trees[name] = await self._worktrees.ensure(repo, SESSION_SLOT, base[name].commit)
+            await self._prepare(trees[name], base[name].commit, partial(self._tell_of, request))
             await self._put_back(trees[name], commit, request)
 
         for name in request.worktrees:
@@ -191,6 +199,18 @@ class IntegratedFiles:
             return self.held[name]
         entry = entry or request.snapshot.get(SESSION_SLOT, {}).get(name)
         return Held(entry["commit"], entry["n"]) if entry else Held(self._workspace.repos[name].base, 0)
+
+    def warn_of(self, repo: str, skipped: Sequence[Skipped], request: TurnRequest) -> None:
+        """Say once which files of a worktree are in no commit, and why."""
+        new = [item for item in skipped if (repo, item) not in self._left_out]
+        self._left_out.update((repo, item) for item in new)
+        if new:
+            names = listed([f"{item.path} ({item.reason})" for item in new])
+            message = f"{repo}: in no commit of the session: {names}"
+            self.tell("warning", {"code": "snapshot-incomplete", "message": message}, request)
+
+    def _tell_of(self, request: TurnRequest, kind: str, payload: dict[str, Any]) -> None:
+        self.tell(kind, payload, request)
 
     async def _put_back(self, tree: Worktree, commit: str, request: TurnRequest) -> None:
         restored = await restore(self.git, tree, commit, session=self.session)
@@ -247,6 +267,7 @@ class TurnFiles:
                 previous=before.commit,
                 number=before.number + 1,
             )
+            self._files.warn_of(name, taken.skipped, self._request)
             if taken.changed:
                 failpoint("snapshot-taken")
                 self._now[name] = Held(taken.commit, before.number + 1)

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestra.errors import GitError, SessionError
+from orchestra.runtime.copies import take_copies
+from orchestra.runtime.filters import judge_filters, read_filters
 from orchestra.runtime.git import RefUpdate, Repository
-from orchestra.runtime.snapshots import base_snapshot
+from orchestra.runtime.notices import Notice, listed
+from orchestra.runtime.snapshots import Base, base_snapshot
 from orchestra.runtime.turns import session_branch
 
 if TYPE_CHECKING:
@@ -62,24 +65,23 @@ class Workspace:
         git: GitManager,
         worktrees: WorktreeManager,
         pipeline: ResolvedPipeline,
+        opened: Mapping[str, Repository],
         *,
         session: str,
         created_at: str,
-    ) -> tuple[Workspace, list[str]]:
-        """Open every repository, and only when all can be worked on, fix their bases and choose their branches.
+    ) -> tuple[Workspace, list[Notice]]:
+        """Fix the bases of repositories that can be worked on, and choose their branches.
 
         The branches themselves are made when the session is driven: what a user sees belongs to a known session.
 
         Returns:
             The workspace, and what the user should know: uncommitted work that was included, files left out.
         """
-        opened = {name: await git.open(name, path) for name, path in pipeline.repo_paths.items()}
-        _refuse_twice(opened)
         writable = {repo for node in pipeline.nodes.values() for repo in node.writes}
         spec = pipeline.pipeline.workspace
         date = datetime.fromisoformat(created_at)
         repos: dict[str, WorkspaceRepo] = {}
-        notes: list[str] = []
+        notes: list[Notice] = []
         for name, repo in opened.items():
             await worktrees.prepare_repository(repo)
             fixed = spec.repos[name].base
@@ -114,6 +116,7 @@ class Workspace:
                     hint="put it back there, then resume again",
                 )
             repo = await git.open(name, path, judge=False)
+            await read_filters(git, repo)
             if entry["base"] not in await git.exists(repo, [entry["base"]]):
                 raise SessionError(
                     f"the repo {name!r} at {path} does not have the session's base commit {entry['base']}",
@@ -123,6 +126,18 @@ class Workspace:
             repos[name] = WorkspaceRepo(repo, entry["base"], entry["merge_base"], entry["branch"])
         return cls(repos)
 
+    async def take_copies(self, git: GitManager, pipeline: ResolvedPipeline, directory: Path) -> list[Notice]:
+        """Copy the ignored files that agents need, for the repos that will have a worktree.
+
+        Returns:
+            What was copied, and what was not.
+        """
+        notices = []
+        for name in _with_worktrees(pipeline):
+            repo, spec = self.repos[name], pipeline.pipeline.workspace.repos[name]
+            notices += await take_copies(git, repo.repository, spec.copy, repo.base, directory / name)
+        return notices
+
     def as_json(self) -> dict[str, dict[str, Any]]:
         """Return what a resume needs."""
         return {name: repo.as_json() for name, repo in self.repos.items()}
@@ -131,6 +146,38 @@ class Workspace:
     def bases(self) -> dict[str, str]:
         """The base commit of every repo."""
         return {name: repo.base for name, repo in self.repos.items()}
+
+
+async def open_repositories(git: GitManager, pipeline: ResolvedPipeline) -> tuple[dict[str, Repository], list[Notice]]:
+    """Open every repository of a pipeline, and refuse those that can't be worked on; nothing is written.
+
+    Returns:
+        The repositories by name, and what the user should know of them.
+    """
+    opened = {name: await git.open(name, path) for name, path in pipeline.repo_paths.items()}
+    _refuse_twice(opened)
+    needed = _with_worktrees(pipeline)
+    notices = []
+    for name, repo in opened.items():
+        if repo.top is None and name in needed:
+            raise _bare(repo, needed[name])
+        notices += await judge_filters(git, repo, needs_worktree=name in needed)
+    return opened, notices
+
+
+def _with_worktrees(pipeline: ResolvedPipeline) -> dict[str, str]:
+    """Return the repos in which files will be needed, each with the first agent or step that needs them."""
+    found: dict[str, str] = {}
+    for node in pipeline.nodes.values():
+        for repo in node.worktrees:
+            found.setdefault(repo, node.name)
+    return found
+
+
+def _bare(repo: Repository, node: str) -> GitError:
+    message = f"the repo {repo.name!r} ({repo.git_dir}) is bare, and {node!r} needs its files in a worktree"
+    hint = f"clone it and name the clone: git clone '{repo.git_dir}'; or give {node!r} tools that only read"
+    return GitError(message, code="bare-repository", hint=hint)
 
 
 def process_environment(paths: Mapping[str, Path]) -> dict[str, str]:
@@ -160,18 +207,16 @@ def _refuse_twice(opened: Mapping[str, Repository]) -> None:
             )
 
 
-def _base_notes(name: str, mode: str, base: Any) -> list[str]:
+def _base_notes(name: str, mode: str, base: Base) -> list[Notice]:
     notes = []
     if not base.dirty.clean and mode == "include":
-        notes.append(
-            f"{name}: your uncommitted work ({base.dirty}) is part of the session's base; your checkout stays as it is"
-        )
+        text = f"your uncommitted work ({base.dirty}) is part of the session's base; your checkout stays as it is"
+        notes.append(Notice(f"{name}: {text}"))
     elif not base.dirty.clean:
-        notes.append(f"{name}: your uncommitted work ({base.dirty}) is left out (`dirty: {mode}`)")
+        notes.append(Notice(f"{name}: your uncommitted work ({base.dirty}) is left out (`dirty: {mode}`)"))
     if base.skipped:
-        shown = ", ".join(f"{skipped.path} ({skipped.reason})" for skipped in base.skipped[:5])
-        more = f" and {len(base.skipped) - 5} more" if len(base.skipped) > 5 else ""  # noqa: PLR2004 - what fits a line
-        notes.append(f"{name}: left out of the base: {shown}{more}")
+        shown = listed([f"{skipped.path} ({skipped.reason})" for skipped in base.skipped])
+        notes.append(Notice(f"{name}: left out of the base: {shown}", "base-incomplete"))
     return notes
 
 

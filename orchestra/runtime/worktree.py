@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestra.errors import GitError
+from orchestra.runtime.copies import place_copies
 from orchestra.runtime.driver_lock import try_flock
 from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.git import Repository, Worktree
-from orchestra.runtime.git_errors import holder_of
 from orchestra.runtime.machine import is_readonly
+from orchestra.runtime.processes import holder_of
 from orchestra.runtime.staging import copy_index
 
 if TYPE_CHECKING:
@@ -40,11 +41,13 @@ class WorktreeManager:
     Args:
         git: Starts git.
         session: The session's id.
+        copies: Where the session keeps ignored files for new worktrees, by the name of the repo.
     """
 
-    def __init__(self, git: GitManager, session: str) -> None:
+    def __init__(self, git: GitManager, session: str, copies: Path | None = None) -> None:
         self._git = git
         self._session = safe_name(session)
+        self._copies = copies
         self._checkouts = asyncio.Semaphore(os.cpu_count() or 1)
         self._slots: dict[tuple[Path, str], asyncio.Lock] = {}
 
@@ -98,6 +101,7 @@ class WorktreeManager:
     async def _fill(self, worktree: Worktree, commit: str) -> None:
         """Write the files; only where no agent has worked since the directory was made."""
         worktree.index.unlink(missing_ok=True)
+        worktree.setup_mark.unlink(missing_ok=True)
         self._git.index_trees.pop(worktree.index, None)
         point_head(worktree, commit)
         async with self._checkouts:
@@ -106,9 +110,18 @@ class WorktreeManager:
         if head != commit:
             raise GitError(f"the worktree {worktree.path} stands on {head} and not on {commit}", code="worktree-failed")
         failpoint("worktree-filled")
+        await self._place_copies(worktree)
         # The private index comes last: that it is there says that the worktree is complete.
         copy_index(worktree.git_dir / "index", worktree.index)
         failpoint("worktree-ready")
+
+    async def _place_copies(self, worktree: Worktree) -> None:
+        directory = self._copies / worktree.repository.name if self._copies else None
+        if directory is None or not directory.is_dir():
+            return
+        tracked = frozenset((await self._git.run(worktree, "ls-files", "-z")).stdout.split(b"\0"))
+        await place_copies(worktree.repository, directory, worktree, tracked)
+        failpoint("copies-placed")
 
 
 def worktree_place(session: str, slot: str) -> Path:
@@ -154,7 +167,7 @@ def ignore_own_directory(repo: Repository) -> None:
     """Write `.orchestra/.gitignore` and the line in `info/exclude`, where they lack."""
     if repo.top is not None:
         own = repo.top / ".orchestra"
-        _refuse_link(own)
+        _refuse_foreign(own)
         own.mkdir(mode=0o700, exist_ok=True)
         ignore_all(own)
     exclude = repo.common_dir / "info" / "exclude"
@@ -188,16 +201,19 @@ def make_parents(repo: Repository, path: Path) -> None:
     """Make the directories above a worktree; a repository may hold a link in their place, to lead us elsewhere."""
     parents = [parent for parent in reversed(path.parents) if repo.top in parent.parents]
     for parent in parents:
-        _refuse_link(parent)
+        _refuse_foreign(parent)
         parent.mkdir(mode=0o700, exist_ok=True)
 
 
-def _refuse_link(path: Path) -> None:
+def _refuse_foreign(path: Path) -> None:
     if path.is_symlink():
         hint = f"remove the link: rm '{path}'"
         raise GitError(
             f"{path} is a link, and worktrees must not lie elsewhere", code="own-directory-is-link", hint=hint
         )
+    if path.exists() and not path.is_dir():
+        hint = f"move it: mv '{path}' '{path}.old'"
+        raise GitError(f"{path} is a file where Orchestra needs a directory", code="own-directory-is-file", hint=hint)
 
 
 def find_admin(repo: Repository, reason: str, path: Path) -> Path | None:
@@ -208,6 +224,18 @@ def find_admin(repo: Repository, reason: str, path: Path) -> Path | None:
         if _content(admin / "locked") == reason:
             return admin
     return next((admin for admin in candidates if _content(admin / "gitdir") == str(path / ".git")), None)
+
+
+def session_of_admin(admin: Path) -> str | None:
+    """Return the session that a worktree's administrative directory belongs to; None: it is not Orchestra's."""
+    match = re.fullmatch(r"orchestra:([^:]+):.*", _content(admin / "locked") or "")
+    return match[1] if match else None
+
+
+def place_of_admin(admin: Path) -> Path | None:
+    """Return the directory of the worktree that an administrative directory stands for, be it there or not."""
+    link = _content(admin / "gitdir")
+    return Path(link).parent if link else None
 
 
 def _content(file: Path) -> str | None:
