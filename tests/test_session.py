@@ -292,7 +292,7 @@ async def test_a_session_whose_database_can_not_be_made_lets_its_base_go(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(session_module, "create_database", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OrchestraError, match="No space left"):
         await workshop.run(crash_pipeline(workshop))
 
     assert made_directories(workshop) == []
