@@ -24,16 +24,17 @@ if TYPE_CHECKING:
 
 RUN = (
     "base-committed", "base-pinned", "branch-moved", "checkpoint-due", "checkpoint-indexed", "checkpoint-written",
-    "database-drafted", "event-checkpoint", "event-condition_chose", "event-model_ended", "event-model_started",
-    "event-note", "event-session_completed", "event-session_started", "event-snapshot_taken", "event-tool_ended",
-    "event-tool_started", "event-turn_committed", "event-turn_ended", "event-turn_started", "events-due",
-    "events-written", "files-staged", "one-branch-moved", "pipeline-frozen", "rescue-kept", "restore-begun",
-    "restored", "session-created", "session-directory-made", "session-prepared", "snapshot-committed",
-    "snapshot-pinned", "snapshot-taken", "status-due", "status-written", "tool-ended", "turn-commit-made",
-    "turn-committed", "turn-ending", "worktree-filled", "worktree-on-commit", "worktree-ready", "worktree-registered",
-    "writes-due", "writes-stored",
+    "copies-placed", "database-drafted", "event-checkpoint", "event-condition_chose", "event-model_ended",
+    "event-model_started", "event-note", "event-session_completed", "event-session_started", "event-setup_ended",
+    "event-setup_started", "event-snapshot_taken", "event-tool_ended", "event-tool_started",
+    "event-turn_committed", "event-turn_ended", "event-turn_started", "events-due", "events-written",
+    "files-staged", "files-switched", "one-branch-moved", "pipeline-frozen", "rescue-kept", "restore-begun",
+    "restored", "session-created", "session-directory-made", "session-prepared", "setup-run",
+    "snapshot-committed", "snapshot-pinned", "snapshot-taken", "status-due", "status-written", "tool-ended",
+    "turn-commit-made", "turn-committed", "turn-ending", "way-cleared", "worktree-filled", "worktree-on-commit",
+    "worktree-ready", "worktree-registered", "writes-due", "writes-stored",
 )  # fmt: skip
-RESUME = ("event-files_put_back", "event-session_resumed", "files-switched", "session-reopened", "way-cleared")
+RESUME = ("event-files_put_back", "event-session_resumed", "session-reopened")
 POINTS: list[tuple[Phase, str]] = [*(("run", point) for point in RUN), *(("resume", point) for point in RESUME)]
 
 
@@ -51,7 +52,7 @@ def test_every_failpoint_of_a_session_is_among_those_that_are_tried(bench: Bench
 def test_a_session_killed_at_a_failpoint_ends_as_if_nothing_had_happened(
     bench: Bench, phase: Phase, point: str
 ) -> None:
-    hits = chosen(bench.passes[phase][point], 2)
+    hits = chosen(bench.times(phase, point), 2)
 
     assert [bench.kill_at(phase, point, hit) > 0 for hit in hits] == [True] * len(hits)
 

@@ -139,7 +139,9 @@ def test_a_driver_whose_lock_file_is_gone_is_still_named(workshop: Workshop) -> 
     stdout, _ = process.communicate(timeout=60)
 
     assert (refused.returncode, refused.stdout) == (_BUSY, "")
-    assert re.search(rf"is driven by another process \(pid {process.pid} \(python", refused.stderr), refused.stderr
+    assert re.search(rf"is driven by another process \(pid {process.pid} \((?:python|orchestra)", refused.stderr), (
+        refused.stderr
+    )
     assert json.loads(stdout)["status"] == "completed"
 
 

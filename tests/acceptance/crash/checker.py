@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestra.runtime.serializer import StrictSerializer
 from orchestra.runtime.store import read_events
+from tests.acceptance.crash.scenario import PREPARED
 from tests.gitkit import ENV, assert_sound, fingerprint, git
 
 if TYPE_CHECKING:
@@ -82,6 +83,9 @@ def check_finished(trial: Trial, document: dict[str, Any], reference: Reference)
             ref.split("/")[2] for ref in git(repo, "for-each-ref", "--format=%(refname)", "refs/orchestra").split()
         }
         assert others <= {document["session_id"]}, "references of a session that was never made"
+    (worktree,) = (path for path in trial.worktrees() if trial.root in path.parents)
+    prepared = {path.name: path.read_text() for path in worktree.glob("*.cache")}
+    assert prepared == PREPARED, f"the worktree was prepared otherwise: {prepared}"
     made = [path.name for path in (trial.root / ".orchestra" / "sessions").iterdir() if path.name != ".git"]
     assert made == [document["session_id"]], "directories of sessions that were never made"
     _check_strangers(trial)

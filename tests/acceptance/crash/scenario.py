@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+SETUP = "cp build.cache ready.cache && echo ready >> ready.cache"
+PREPARED = {"build.cache": "ignored\n", "ready.cache": "ignored\nready\n"}
+"""What git ignores and the worktree of `app` has nevertheless: copied from the checkout, and made by `setup`."""
 LOOK = 'for log in *.log; do echo "$log" $(cat "$log"); done'
 """What an agent that runs commands and writes nothing sees: it has to be the files of its checkpoint."""
 NOTE = "echo junk > junk.tmp; echo {line} >> {file}; sleep 0.003; rm junk.tmp"
@@ -56,7 +59,9 @@ class Scenario:
             # A checkout with work of every kind: it has to be as it was, to the byte.
             repo.write({"staged.txt": "staged\n"})
             repo.git("add", "staged.txt")
-            repo.write({"README.md": "changed\n", "untracked.txt": "untracked\n", "build.cache": "ignored\n"})
+            repo.write(
+                {"README.md": "changed\n", "untracked.txt": "untracked\n", "build.cache": PREPARED["build.cache"]}
+            )
         pipelines = directory / "pipelines"
         write_script(pipelines / "script.yaml", self.script)
         for relative, text in self.files.items():
@@ -106,7 +111,7 @@ ROUND = Scenario(
         "name": "round",
         "providers": {"default": "offline", "offline": {"type": "scripted", "script": "script.yaml"}},
         "workspace": {
-            "repos": {"app": {"path": "../app"}, "web": {"path": "../web"}},
+            "repos": {"app": {"path": "../app", "copy": ["*.cache"], "setup": SETUP}, "web": {"path": "../web"}},
             "tools": {
                 "app": {
                     "note": {"command": NOTE, "args": {"line": {}, "file": {}}},

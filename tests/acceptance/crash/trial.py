@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from orchestra.runtime.drive import SessionResult
     from tests.acceptance.crash.scenario import Scenario
 
+LONGEST_PAUSE = 0.01
+"""Seconds; between two failpoints there is seldom more."""
 ORPHANS_END = 20.0
 """Seconds in which what a killed driver had started must be gone."""
 
@@ -38,17 +40,18 @@ class Kill:
     """How a driver is killed."""
 
     point: str | None = None
+    """A failpoint, which kills from inside; None: from outside, some time after so many passes of any."""
     hit: int = 1
-    """At the so-manieth pass of a failpoint."""
-    after: float | None = None
-    """Seconds from its start, instead."""
+    """At the so-manieth pass."""
+    delay: float = 0.0
+    """Seconds from that pass to a kill from outside: how far a run has come must not hang on the machine's load."""
     family: bool = False
-    """With all its descendants: git, commands, whatever group they are in."""
+    """With all descendants: git, commands, whatever group they are in."""
 
     def __str__(self) -> str:
         if self.point:
             return f"{self.point}:{self.hit}"
-        return f"{self.after:.3f} s{', the whole family' if self.family else ''}"
+        return f"{self.delay * 1000:.1f} ms after pass {self.hit}{', the whole family' if self.family else ''}"
 
 
 @dataclass
@@ -130,12 +133,17 @@ class Trial:
     def _drive(self, work: Callable[[], Any], kill: Kill | None, trace: Path | None) -> dict[str, Any] | None:
         result = self.directory / "result.json"
         result.unlink(missing_ok=True)
+        outside = kill if kill is not None and kill.point is None else None
+        if outside is not None:
+            trace = self.directory / "passes"
+            trace.unlink(missing_ok=True)
+            os.mkfifo(trace)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks beside threads
             pid = os.fork()
         if pid == 0:
             self._be_the_driver(work, kill, trace, result)
-        with _killing(pid, kill):
+        with _killing(pid, outside, trace):
             _, status = os.waitpid(pid, 0)
         code = os.waitstatus_to_exitcode(status)
         if code == -signal.SIGKILL:
@@ -205,18 +213,35 @@ def _note_model_calls(path: Path) -> None:
 
 
 @contextmanager
-def _killing(pid: int, kill: Kill | None) -> Iterator[None]:
-    """Kill a process some time from now, unless the body ends before."""
-    if kill is None or kill.after is None:
+def _killing(pid: int, kill: Kill | None, passes: Path | None) -> Iterator[None]:
+    """Kill a process some time after it has passed so many failpoints, unless the body ends before."""
+    if kill is None or passes is None:
         yield
         return
-    timer = threading.Timer(kill.after, kill_family if kill.family else kill_alone, [pid])
-    timer.start()
+    reading = os.open(passes, os.O_RDWR)  # it never ends: the driver opens and closes it at each pass
+    watcher = threading.Thread(target=_watch, args=(pid, kill, reading))
+    watcher.start()
     try:
         yield
     finally:
-        timer.cancel()
-        timer.join()
+        os.write(reading, _OVER)
+        watcher.join()
+        os.close(reading)
+
+
+_OVER = b"\0"
+
+
+def _watch(pid: int, kill: Kill, reading: int) -> None:
+    passed = 0
+    while True:
+        read = os.read(reading, 1 << 16)
+        before, passed = passed, passed + read.count(b"\n")
+        if before < kill.hit <= passed:
+            time.sleep(kill.delay)
+            (kill_family if kill.family else kill_alone)(pid)
+        if _OVER in read:
+            return
 
 
 def kill_alone(pid: int) -> None:
@@ -243,14 +268,16 @@ def _children() -> Mapping[int, list[int]]:
     return found
 
 
-def random_kills(seed: int, most: int, length: float) -> Iterator[Kill]:
+def random_kills(seed: int, most: int, passes: int) -> Iterator[Kill]:
     """Yield kills at random instants of a run and its resumes.
 
     Args:
-        seed: The same one gives the same instants.
+        seed: The same one gives the same instants, as far as the machine allows.
         most: How many at the most.
-        length: Seconds that an undisturbed run takes.
+        passes: How many failpoints an undisturbed run passes.
     """
     chance = random.Random(seed)  # noqa: S311 - has to be repeatable
-    for _ in range(most):
-        yield Kill(after=chance.uniform(0.0, length), family=chance.random() < 0.5)
+    for number in range(most):
+        # The first one always hits; later ones may come when the session has ended.
+        hit = chance.randint(1, passes // (4 if number else 2))
+        yield Kill(hit=hit, delay=chance.uniform(0.0, LONGEST_PAUSE), family=chance.random() < 0.5)
