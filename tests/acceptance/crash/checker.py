@@ -58,11 +58,11 @@ def reference_of(trial: Trial, document: dict[str, Any], user: dict[str, dict[st
     )
 
 
-def check_killed(trial: Trial, reference: Reference) -> None:
+def check_killed(trial: Trial, reference: Reference, *, killed: bool = True) -> None:
     """Check the disk right after a kill, before anything is mended."""
     for name, repo in trial.repos.items():
         assert user_side(repo) == reference.user[name], f"the user's side of {name} changed"
-        assert_sound(repo)
+        assert_sound(repo, killed=killed)
     if trial.session is not None:
         check_checkpoints(trial)
 
@@ -71,7 +71,7 @@ def check_finished(trial: Trial, document: dict[str, Any], reference: Reference)
     """Check a session that came to its end after kills against the undisturbed run."""
     for key in ("status", "pipeline", "agent_outputs", "conflicts", "waiting_for", "error"):
         assert document[key] == reference.document[key], f"{key}: {document[key]!r} != {reference.document[key]!r}"
-    check_killed(trial, reference)
+    check_killed(trial, reference, killed=False)
     for name, repo in trial.repos.items():
         commit, branch = document["commits"][name], document["branches"].get(name)
         assert files_at(repo, commit) == reference.files[name]
