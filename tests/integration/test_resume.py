@@ -1,4 +1,4 @@
-"""Kill -9 at any instant, then `resume`: the same outputs and files, nothing doubled, lost or paid twice."""
+"""Kill -9, then `resume`: the same outputs and files; that it holds at any instant is proved in `acceptance/`."""
 
 from __future__ import annotations
 
@@ -48,35 +48,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.conftest import Workshop
-
-POINTS = [
-    ("session-prepared", 1),
-    ("session-created", 1),
-    *(("snapshot-taken", n) for n in range(1, 6)),
-    *(("turn-committed", n) for n in range(1, 6)),
-    # The last ones of each kind come after the end of the graph, before the session's own last word.
-    *(("writes-stored", n) for n in (4, 8, 9, 20)),
-    *(("branch-moved", n) for n in (1, 5, 10)),
-    *(("checkpoint-written", n) for n in (1, 2, 3, 6, 10, 14, 18, 23, 28, 35)),
-]
-
-
-@pytest.mark.parametrize(("point", "hit"), POINTS)
-def test_a_killed_session_ends_as_if_nothing_had_happened(workshop: Workshop, point: str, hit: int) -> None:
-    path = crash_pipeline(workshop)
-    before = user_side(workshop)
-
-    killed = run_and_kill(workshop, path, f"{point}:{hit}")
-
-    assert not killed.finished
-    if killed.session is None:  # killed before there was a session: nothing of it shows
-        assert point == "session-prepared"
-        assert workshop.repo.git("branch", "--list", "orchestra/*") == ""
-        result = asyncio.run(workshop.run(path))
-    else:
-        result = asyncio.run(workshop.resume(killed.session))
-    assert_done(workshop, result)
-    assert user_side(workshop) == before
 
 
 def test_a_session_killed_at_every_second_checkpoint_still_ends_right(workshop: Workshop) -> None:
