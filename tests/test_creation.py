@@ -54,7 +54,7 @@ async def test_a_session_that_another_process_is_making_is_not_swept(workshop: W
     path = small_pipeline(workshop)
     await workshop.run(path)
     made = sessions_directory(workshop.repo.path) / "0123abcd"
-    made.mkdir()
+    made.mkdir(mode=0o700)
     parent = os.open(made.parent, os.O_RDONLY)
     fcntl.flock(parent, fcntl.LOCK_SH)  # as who makes a session holds it, before there is a lock to look at
 
@@ -68,7 +68,7 @@ async def test_a_session_that_another_process_is_making_is_not_swept(workshop: W
 
 async def test_git_of_a_killed_process_that_still_works_keeps_its_directory(workshop: Workshop) -> None:
     left = sessions_directory(workshop.repo.path) / "0123abcd"
-    left.mkdir(parents=True)
+    left.mkdir(0o700, parents=True)
     (left / "lock").touch()
     orphan = os.open(left / "lock", os.O_RDWR)
     fcntl.flock(orphan, fcntl.LOCK_EX)
@@ -98,7 +98,7 @@ async def test_what_is_no_session_in_the_making_is_let_be(workshop: Workshop) ->
 
 async def test_a_broken_note_of_repositories_stops_nobody(workshop: Workshop, tmp_path: Path) -> None:
     left = sessions_directory(workshop.repo.path) / "0123abcd"
-    left.mkdir(parents=True)
+    left.mkdir(0o700, parents=True)
     (left / "making.json").write_text('{"repos": ["' + str(tmp_path / "gone") + '", 7]}')
 
     await sweep(workshop.repo.path)

@@ -43,9 +43,15 @@ def drive(
     """
     progress = Progress(sys.stderr)
 
+    def listen(event: Event) -> None:
+        if event.type in ("session_started", "session_resumed"):
+            signals.session = event.payload["session_id"]
+        if not quiet:
+            progress.show(event)
+
     async def work(session: Session) -> SessionResult:
         try:
-            return await session(None if quiet else progress.show)
+            return await session(listen)
         except Exception as failure:
             error = machine_error(failure) or failure
             kind = error.code if isinstance(error, OrchestraError) else "internal-error"
@@ -57,7 +63,7 @@ def drive(
             raise
 
     with stop_signals() as signals:
-        signals.last_words = _stopped_document if json else None
+        signals.last_words = (lambda: _stopped_document(signals.session)) if json else None
         try:
             result = signals.run(lambda: work(prepare()))
         except Stopped:
@@ -90,9 +96,9 @@ def _report(result: SessionResult, progress: Progress, signals: StopSignals, *, 
     return EXIT_CODES.get(result.record.status, 1)
 
 
-def _stopped_document() -> str:
+def _stopped_document(session: str | None) -> str:
     message = "stopped before anything was run, or before it could be told: see `orchestra status`"
-    return as_json(failed_document(Status.INTERRUPTED, "interrupted", message)) + "\n"
+    return as_json(failed_document(Status.INTERRUPTED, "interrupted", message, session=session)) + "\n"
 
 
 def failed_document(status: Status, code: str, message: str, *, session: str | None = None) -> dict[str, object]:

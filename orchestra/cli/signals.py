@@ -19,6 +19,7 @@ _ONE_PRESS = 0.1
 """Seconds in which a second signal is the first one's echo: a wrapper passes on what the terminal sent to both."""
 _PATIENCE = (4.2, 4.6)
 """Seconds after which the session is not waited for any longer, and neither is its result."""
+_LOOK = "`orchestra status` shows what can be resumed"
 _LAST = 4.9
 """Seconds after which the process ends, whatever it does."""
 
@@ -35,6 +36,8 @@ class StopSignals:
     def __init__(self) -> None:
         self.caught: int | None = None
         """The first signal."""
+        self.session: str | None = None
+        """The session that is driven, once it is known."""
         self.last_words: Callable[[], str] | None = None
         """What to write to standard output where the process must end before it could report."""
         self._at = 0.0
@@ -88,11 +91,11 @@ class StopSignals:
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Take a signal."""
-        del frame
         if self.caught is not None:
             if time.monotonic() - self._at > _ONE_PRESS:
-                _say("stopped at once; `orchestra status` shows what can be resumed")
-                os._exit(128 + number)
+                session = self.session
+                _say("stopped at once; " + (f"go on with: orchestra resume {session}" if session else _LOOK))
+                self._give_up(number, frame)
             return
         self.caught, self._at = number, time.monotonic()
         signal.signal(signal.SIGALRM, self._give_up)

@@ -6,6 +6,7 @@ have pinned a base, so that a later process finds them.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import json
@@ -13,6 +14,7 @@ import os
 import secrets
 import shutil
 import sqlite3
+import stat
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +24,7 @@ from orchestra.runtime.driver_lock import DriverLock, try_flock
 from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.git import GitManager
 from orchestra.runtime.machine import database_error, machine_error
+from orchestra.runtime.snapshots import remove_scratch
 from orchestra.runtime.store import STATE_DIRECTORY, SessionFiles, sessions_directory
 from orchestra.runtime.workspace import unpin_base
 from orchestra.runtime.worktree import ignore_all
@@ -32,8 +35,14 @@ if TYPE_CHECKING:
 ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 ID_LENGTH = 8
 
-_UNFINISHED = frozenset({"lock", "children.lock", "inbox", "pipeline", "copies", "making.json", "session.db.new"})
+_NOTE = "making.json"
+_EMPTY = frozenset({"lock", "children.lock", "inbox"})
+_UNFINISHED = _EMPTY | {"pipeline", "copies", _NOTE, "session.db.new"}
 """All that a directory may hold to be taken for a session that was not finished; SQLite's companions beside it."""
+_GONE = frozenset({"repo-path-missing", "not-a-repository"})
+_PATIENCE = 5.0
+"""Seconds for what one killed process left."""
+_LOOK_AGAIN = 0.02
 
 
 @asynccontextmanager
@@ -50,17 +59,17 @@ async def session_in_the_making(root: Path, repos: Iterable[Path]) -> AsyncItera
         SessionError: Sessions can't be kept there.
     """
     parent = _usable(root)
-    with _nobody_sweeps(parent):
+    async with _nobody_sweeps(parent):
         files = _new_directory(parent)
         lock = DriverLock(files)
         paths = [os.fspath(path) for path in repos]
         try:
             files.inbox.mkdir(mode=0o700)
             lock.acquire()
-            (files.directory / "making.json").write_text(json.dumps({"repos": paths}), encoding="utf-8")
+            (files.directory / _NOTE).write_text(json.dumps({"repos": paths}), encoding="utf-8")
             failpoint("session-directory-made")
             yield files, lock
-            (files.directory / "making.json").unlink()
+            (files.directory / _NOTE).unlink()
         except BaseException as error:
             named = _named(error, files)  # before there is space again
             await _undo(files, lock)
@@ -93,21 +102,33 @@ async def sweep(root: Path) -> None:
             if not is_unfinished(directory):
                 continue
             lock = DriverLock(SessionFiles(directory))
-            with suppress(SessionBusyError, SessionError, OSError):  # its git may still be at work
+            # Its git may still be at work, or another git hold a lock that it would be waited for; it can wait.
+            with suppress(SessionBusyError, SessionError, OSError, TimeoutError):
                 lock.acquire()
                 try:
-                    await _undo(SessionFiles(directory), lock)
+                    async with asyncio.timeout(_PATIENCE):
+                        await _undo(SessionFiles(directory), lock)
                 finally:
                     lock.release()
 
 
 async def _undo(files: SessionFiles, lock: DriverLock) -> None:
-    """Let the bases go, then the directory: the other way round nobody would know of the bases."""
-    with suppress(OSError, ValueError, LookupError, TypeError, RuntimeError):
+    """Let the bases go, then the directory, which stays where that fails: nobody else would know of them."""
+    paths: list[str] = []
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        noted = json.loads((files.directory / _NOTE).read_text(encoding="utf-8"))["repos"]
+        paths = [path for path in noted if isinstance(path, str) and path.startswith("/")]
+    with suppress(RuntimeError):  # there was no lock yet, and nothing was pinned
         git = GitManager(lock_fds=[lock.fd], session=files.session_id)
-        for path in json.loads((files.directory / "making.json").read_text(encoding="utf-8"))["repos"]:
-            with suppress(GitError):  # gone meanwhile, or what failed at the start still fails
-                await unpin_base(git, await git.open("repo", Path(path), judge=False), files.session_id)
+        for path in paths:
+            try:
+                repo = await git.open("repo", Path(path), judge=False)
+                await unpin_base(git, repo, files.session_id)
+            except GitError as error:
+                if error.code not in _GONE:
+                    return
+                continue
+            remove_scratch(repo, files.session_id)
     shutil.rmtree(files.directory, ignore_errors=True)
 
 
@@ -115,10 +136,15 @@ def is_unfinished(directory: Path) -> bool:
     """Tell whether a directory holds nothing but what a session in the making has; then a sweep may remove it."""
     if directory.is_symlink() or not directory.is_dir() or len(directory.name) != ID_LENGTH:
         return False
+    info = directory.stat()
+    if stat.S_IMODE(info.st_mode) != 0o700 or info.st_uid != os.geteuid():  # noqa: PLR2004 - as it is made
+        return False  # not made by us: a repository may hold such a directory
     names = {
         entry.name.removesuffix("-wal").removesuffix("-shm").removesuffix("-journal") for entry in directory.iterdir()
     }
-    return set(directory.name) <= set(ID_ALPHABET) and names <= _UNFINISHED
+    # Without the note nothing has been pinned: else it is a session whose database somebody has deleted.
+    allowed = _UNFINISHED if _NOTE in names else _EMPTY
+    return set(directory.name) <= set(ID_ALPHABET) and names <= allowed
 
 
 def _new_directory(parent: Path) -> SessionFiles:
@@ -134,12 +160,13 @@ def _new_directory(parent: Path) -> SessionFiles:
         return SessionFiles(parent / session_id)
 
 
-@contextmanager
-def _nobody_sweeps(parent: Path) -> Iterator[None]:
+@asynccontextmanager
+async def _nobody_sweeps(parent: Path) -> AsyncIterator[None]:
     """Keep others from sweeping: between the directory and its lock a session looks like one that was left."""
     descriptor = os.open(parent, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)  # a sweep takes milliseconds
+        while not try_flock(descriptor, fcntl.LOCK_SH):  # noqa: ASYNC110 - a lock of other processes
+            await asyncio.sleep(_LOOK_AGAIN)
         yield
     finally:
         os.close(descriptor)

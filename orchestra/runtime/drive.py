@@ -232,7 +232,11 @@ class _Drive:
     def _what_runs(self) -> dict[str, Any]:
         """Name the pipeline and its file: a project may put another file behind the name of a shipped pipeline."""
         settings = self._record.settings
-        return {"pipeline": self._record.pipeline, "file": f"{settings['imports']}/{settings['file']}"}
+        return {
+            "session_id": self._session,
+            "pipeline": self._record.pipeline,
+            "file": f"{settings['imports']}/{settings['file']}",
+        }
 
     def _input(self) -> dict[str, Any]:
         state = self._compiler.initial_state(

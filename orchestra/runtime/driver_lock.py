@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from orchestra.tools.watch import CommandWatch
 
 _LOOK_AGAIN = 0.05
+_BELIEVED = 0.3
+"""Seconds after which a lock that is still held is taken for that of the living process named in it."""
 _UNNAMED = 2.0
 """Seconds that a lock may be held without a living process's name: it is being written, or a reader looks."""
 
@@ -72,9 +74,11 @@ class DriverLock:
         """
         import asyncio  # not for `status`, which only looks
 
-        named_by = time.monotonic() + _UNNAMED
+        started = time.monotonic()
         while not self._try_own():
-            if _is_alive(_holder(self._files.lock)) or time.monotonic() >= named_by:
+            # The name may be that of the driver before, whose number another process has now.
+            patience = _BELIEVED if _is_alive(_holder(self._files.lock)) else _UNNAMED
+            if time.monotonic() - started >= patience:
                 raise self._driven()
             await asyncio.sleep(_LOOK_AGAIN)
         try:
@@ -134,10 +138,13 @@ class DriverLock:
 
     def _hold(self) -> None:
         from orchestra.runtime.orphans import mark_of
-        from orchestra.tools.watch import CommandWatch, current
+        from orchestra.tools.watch import MARK, CommandWatch, current
 
-        self._watch = CommandWatch(self._session, mark_of(self._files.directory), [self.fd])
+        mark = mark_of(self._files.directory)
+        self._watch = CommandWatch(self._session, mark, [self.fd])
         current.set(self._watch)
+        # Programs that Python tools start can't be watched; they inherit the mark, by which a resume finds them.
+        os.environ[MARK] = mark
 
     def _driven(self) -> SessionBusyError:
         holder = _holder(self._files.lock)
@@ -162,10 +169,11 @@ class DriverLock:
     def release(self) -> None:
         """End the commands' watcher, and give the locks back."""
         if self._watch is not None:
-            from orchestra.tools.watch import current
+            from orchestra.tools.watch import MARK, current
 
             if current.get() is self._watch:
                 current.set(None)
+            os.environ.pop(MARK, None)
             self._watch.close()
             self._watch = None
         if self._children is not None:

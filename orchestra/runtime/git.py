@@ -69,6 +69,11 @@ class Worktree:
     """Its administrative directory, under `worktrees/` of the common directory."""
 
     @property
+    def known_head(self) -> Path:
+        """The file that names the HEAD which is known to be kept."""
+        return self.git_dir / "orchestra.head"
+
+    @property
     def index(self) -> Path:
         """Orchestra's own index of these files; the agent's git never sees it."""
         return self.git_dir / "orchestra.index"

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from orchestra.runtime.git_errors import lock_in
-from orchestra.runtime.processes import holder_of
+from orchestra.runtime.processes import gits_in, holder_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,7 +63,11 @@ class LockWait:
         now = time.monotonic()
         if seen != self._seen:
             self._seen, self._since = seen, now
-        return now - self._since >= GRACE and self._is_own(lock) and holder_of(lock) is None
+        return now - self._since >= GRACE and self._is_own(lock) and not self._is_busy(lock)
+
+    def _is_busy(self, lock: Path) -> bool:
+        """Tell whether a git still needs it; one that waits for its editor or a hook has it not open."""
+        return holder_of(lock) is not None or (lock.parent.parent.name == "worktrees" and bool(gits_in([self._place])))
 
     def _is_own(self, lock: Path) -> bool:
         """Tell whether a lock is of this session: on its references, its branch, or inside its worktree's directory."""

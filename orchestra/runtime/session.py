@@ -116,6 +116,7 @@ class SessionManager:
             workspace=workspace.as_json(),
             settings={
                 **settings,
+                "directory": str(files.directory.resolve()),
                 "file": pipeline.document.path.name,
                 "shipped": is_shipped(pipeline.document.path),
                 "imports": str(pipeline.document.path.parent),
@@ -147,6 +148,7 @@ class SessionManager:
             raise SessionError(
                 f"the session {record.session_id} was cancelled", code="cancelled", hint="run the pipeline again"
             )
+        _refuse_copy(files, record)
         frozen = thaw(files.pipeline, self._project.root, record.settings["file"])
         project = frozen.project.for_shipped() if record.settings["shipped"] else frozen.project
         pipeline = resolve(
@@ -163,3 +165,18 @@ class SessionManager:
         worktrees = WorktreeManager(git, record.session_id, files.copies)
         failpoint("session-reopened")
         return await drive(OpenSession(pipeline, record, git, worktrees, workspace), self._listener)
+
+
+def _refuse_copy(files: SessionFiles, record: SessionRecord) -> None:
+    """Refuse a copy of a session: it would work on the same worktrees and branches as the session itself."""
+    home = SessionFiles(Path(record.settings.get("directory", files.directory)))
+    if home.database.exists() and not home.directory.samefile(files.directory):
+        root = home.directory.parents[2]
+        error = SessionError(
+            f"this is a copy of the session {record.session_id}; the session itself is in {home.directory}, and both "
+            "would work on the same branches",
+            code="session-copied",
+            hint=f"resume it there: orchestra -C '{root}' resume {record.session_id}; or run the pipeline anew here",
+        )
+        error.exit_code = 2  # nothing was started
+        raise error

@@ -47,8 +47,8 @@ class Setup:
         """Run the command of a worktree's repo, unless it has run there to its end.
 
         Args:
-            worktree: Where; its files are those of `commit`.
-            commit: What its files must be again afterwards.
+            worktree: Where.
+            commit: What its files must be before and afterwards.
             tell: Logs an event.
 
         Raises:
@@ -60,6 +60,8 @@ class Setup:
         async with self._git.exclusive(worktree.setup_mark):
             if worktree.setup_mark.exists():
                 return
+            await self._put_back(worktree, commit, tell)  # what one that was killed or failed has left
+            failpoint("setup-due")
             await self._run(command, worktree, tell)
             failpoint("setup-run")
             await self._put_back(worktree, commit, tell)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -162,7 +163,7 @@ async def _empty_root(git: GitManager, repo: Repository, date: datetime) -> str:
 
 async def _include(git: GitManager, repo: Repository, session: str, date: datetime) -> Base:
     """Commit the user's files as they are, read through a copy of the user's index."""
-    with tempfile.TemporaryDirectory(dir=_scratch(repo)) as scratch:
+    with tempfile.TemporaryDirectory(dir=_scratch(repo), prefix=f"scratch-{session}-") as scratch:
         index = Path(scratch, "index")
         await seed_index(git, repo, index)
         staged = await stage(git, repo, index)
@@ -187,6 +188,12 @@ async def _include(git: GitManager, repo: Repository, session: str, date: dateti
 def _scratch(repo: Repository) -> str:
     ignore_own_directory(repo)
     return os.fspath((repo.top or repo.git_dir) / ".orchestra")
+
+
+def remove_scratch(repo: Repository, session: str) -> None:
+    """Remove what a kill left of the reading of a checkout."""
+    for directory in ((repo.top or repo.git_dir) / ".orchestra").glob(f"scratch-{session}-*"):
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
@@ -62,17 +63,39 @@ async def stage(git: GitManager, where: Place, index: Path) -> Staged:
 
 
 async def seed_index(git: GitManager, where: Place, index: Path) -> None:
-    """Copy a place's own index into a private one, in which nothing is hidden from a snapshot."""
+    """Make a private index in which nothing is hidden from a snapshot, and nothing is that must be in none.
+
+    Of a checkout it is a copy of the user's. Of a worktree it is made from the commit that Orchestra knows it by: the
+    agent's own index may name whatever it has added.
+    """
     git.index_trees.pop(index, None)
-    copy_index(where.git_dir / "index", index)
-    await _show_hidden(git, where, index)
+    commit = _known_commit(where)
+    if commit is None:
+        copy_index(where.git_dir / "index", index)
+        await _show_hidden(git, where, index)
+    else:
+        _remove_index(index)
+        await git.run(where, "read-tree", commit, index=index)
+    await _update(git, where, index, ("--force-remove",), sorted(copied_names(where)))
+
+
+def _known_commit(where: Place) -> str | None:
+    if isinstance(where, Worktree):
+        with contextlib.suppress(OSError):
+            return where.known_head.read_text(encoding="ascii", errors="replace").strip() or None
+    return None
+
+
+def _remove_index(index: Path) -> None:
+    index_lock(index).unlink(missing_ok=True)
+    index.unlink(missing_ok=True)
 
 
 def copy_index(source: Path, target: Path) -> None:
     """Copy an index as one step, with its time: git tells by it which files may have changed unseen since."""
     index_lock(target).unlink(missing_ok=True)
     if not source.exists():
-        target.unlink(missing_ok=True)
+        _remove_index(target)
         return
     draft = target.with_name(target.name + ".draft")
     shutil.copy2(source, draft)

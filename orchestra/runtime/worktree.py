@@ -9,6 +9,8 @@ import fcntl
 import os
 import re
 import secrets
+import stat
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +21,7 @@ from orchestra.runtime.driver_lock import try_flock
 from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.git import Repository, Worktree
 from orchestra.runtime.machine import is_readonly
-from orchestra.runtime.processes import holder_of
+from orchestra.runtime.processes import gits_in, holder_of
 from orchestra.runtime.staging import copy_index
 
 if TYPE_CHECKING:
@@ -185,16 +187,17 @@ def ignore_all(directory: Path) -> None:
 
     What is there already stays as it is: a repository may hold a link in its place, to lead us elsewhere.
     """
-    with contextlib.suppress(FileExistsError):
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(directory / ".gitignore", flags, 0o600)
-        try:
-            os.write(descriptor, b"*\n")
-        except OSError:
-            (directory / ".gitignore").unlink()  # empty it would ignore nothing, and never be written again
-            raise
-        finally:
-            os.close(descriptor)
+    if os.path.lexists(directory / ".gitignore"):
+        return
+    # In one step: one that a kill left empty would ignore nothing, and never be written again.
+    descriptor, draft = tempfile.mkstemp(prefix=".gitignore.", dir=directory)
+    try:
+        with contextlib.closing(os.fdopen(descriptor, "w", encoding="utf-8")) as file:
+            file.write("*\n")
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, directory / ".gitignore")
+    finally:
+        Path(draft).unlink()
 
 
 def make_parents(repo: Repository, path: Path) -> None:
@@ -239,8 +242,11 @@ def place_of_admin(admin: Path) -> Path | None:
 
 
 def _content(file: Path) -> str | None:
+    """Return what a small file says; None where there is none, or something else: a pipe would be waited for."""
     try:
-        return file.read_text(errors="surrogateescape").strip("\n")
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with open(descriptor, errors="surrogateescape") as opened:  # noqa: PTH123 - a descriptor
+            return opened.read().strip("\n") if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
     except OSError:
         return None
 
@@ -251,9 +257,17 @@ def clear_stale_locks(repo: Repository, session: str, admin: Path) -> None:
     One that a process has open (a git that an agent's command left at work) stays: it is waited for.
     """
     own = repo.common_dir / "refs" / "orchestra" / session
-    for lock in (*admin.glob("*.lock"), *own.rglob("*.lock")):
-        if holder_of(lock) is None:
-            lock.unlink(missing_ok=True)
+    locks = [*admin.glob("*.lock"), *own.rglob("*.lock")]
+    # A git that waits for its editor or a hook has its lock not open.
+    if locks and not gits_in([worktree_of_admin(admin)]):
+        for lock in locks:
+            if holder_of(lock) is None:
+                lock.unlink(missing_ok=True)
+
+
+def worktree_of_admin(admin: Path) -> Path:
+    """Return where the worktree of an administrative directory lies."""
+    return Path(_content(admin / "gitdir") or admin).parent
 
 
 def mend(worktree: Worktree, commit: str) -> bool:
@@ -261,15 +275,18 @@ def mend(worktree: Worktree, commit: str) -> bool:
     path, admin = worktree.path, worktree.git_dir
     if path.is_symlink():
         path.unlink()
+    elif path.exists() and not path.is_dir():
+        move_aside(worktree.repository, worktree.session, path)
     complete = worktree.index.exists() and path.is_dir()
     path.mkdir(exist_ok=True)
     _rewrite(admin / "gitdir", f"{path / '.git'}\n")
     _rewrite(admin / "commondir", f"{os.path.relpath(worktree.repository.common_dir, admin)}\n")
     _rewrite(admin / "locked", f"orchestra:{worktree.session}:{worktree.slot}")
     link = path / ".git"
-    if link.is_symlink() or link.is_dir():
-        # An agent made a repository of its own here; what it holds is kept.
-        move_aside(worktree.repository, worktree.session, link)
+    foreign = link.is_symlink() or (link.exists() and not link.is_file())
+    # An agent made a repository of its own here, or something else; what it holds is kept.
+    if foreign and move_aside(worktree.repository, worktree.session, link) is None:
+        link.rmdir()
     _rewrite(link, f"gitdir: {admin}\n")
     head = _content(admin / "HEAD") or ""
     if not re.fullmatch(r"ref: refs/\S+|[0-9a-f]{40,64}", head):
@@ -293,12 +310,12 @@ def point_head(worktree: Worktree, commit: str) -> None:
 
 def remember_head(worktree: Worktree, commit: str) -> None:
     """Note the HEAD that is known to be kept, so that commits of the agent's own are noticed."""
-    _rewrite(worktree.git_dir / "orchestra.head", f"{commit}\n")
+    _rewrite(worktree.known_head, f"{commit}\n")
 
 
 def known_head(worktree: Worktree) -> str | None:
     """Return the HEAD that is known to be kept."""
-    return _content(worktree.git_dir / "orchestra.head")
+    return _content(worktree.known_head)
 
 
 def raw_head(worktree: Worktree) -> str | None:

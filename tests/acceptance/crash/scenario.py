@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-SETUP = "cp build.cache ready.cache && echo ready >> ready.cache"
+SETUP = "cp build.cache ready.cache && echo ready >> ready.cache && git diff --quiet HEAD && echo prepared >> README.md"
 PREPARED = {"build.cache": "ignored\n", "ready.cache": "ignored\nready\n"}
-"""What git ignores and the worktree of `app` has nevertheless: copied from the checkout, and made by `setup`."""
+"""What git ignores and the worktree of `app` has nevertheless: copied from the checkout, and made by `setup`.
+
+What `setup` does to a file that git knows has to be put back; it fails where that was not done.
+"""
 LOOK = 'for log in *.log; do echo "$log" $(cat "$log"); done'
 """What an agent that runs commands and writes nothing sees: it has to be the files of its checkpoint."""
 NOTE = "echo junk > junk.tmp; echo {line} >> {file}; sleep 0.003; rm junk.tmp"

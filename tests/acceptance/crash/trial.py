@@ -187,7 +187,7 @@ class Trial:
         """Wait until nobody holds the session's lock: git that was left behind may still write."""
         import fcntl
 
-        for lock in sessions_directory(self.root).glob("*/lock"):
+        for lock in sessions_directory(self.root).glob("*/children.lock"):
             deadline = time.monotonic() + ORPHANS_END
             with lock.open("rb") as file:
                 while True:
