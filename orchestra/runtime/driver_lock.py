@@ -155,7 +155,7 @@ class DriverLock:
             note = ", on another host: whether it still works can't be told from here"
         return SessionBusyError(
             f"the session {self._session} is driven by another process ({who}){note}",
-            hint=f"wait for it, or look how far it is: `orchestra log {self._session}`",
+            hint=f"wait for it, or look how far it is: `orchestra log {self._session} --events`",
         )
 
     def _left_behind(self) -> SessionBusyError:

@@ -119,6 +119,7 @@ def test_a_lock_file_that_is_taken_away_lets_nobody_in(tmp_path: Path, what: str
         lock.release()
 
     assert caught.value.exit_code == _BUSY
+    assert f"`orchestra log {files.session_id} --events`" in str(caught.value.hint)  # it has no checkpoint at first
     asyncio.run(_take_and_release(files))
 
 
