@@ -447,3 +447,21 @@ def test_known_failures_have_codes(stderr: str, code: str) -> None:
     assert error.code == code
     assert error.command == ("add",)
     assert code != "git-failed" or error.message == "git add failed with status 128: something new"
+
+
+@pytest.mark.parametrize(
+    ("stderr", "place"),
+    [
+        ("error: unable to create temporary file: Read-only file system", "/repo/.git"),
+        ("fatal: cannot lock ref 'refs/x': unable to create '.git/refs/x.lock': Read-only file system", "/repo/.git"),
+        ("fatal: Unable to create '/repo/.git/worktrees/w/index.lock': Read-only file system", "/repo/.git"),
+        ("error: unable to write loose object file: No space left on device", "/repo/.git"),
+        ("error: insufficient permission for adding an object to repository database", "/repo/.git"),
+        ("error: unable to create file a.txt: Read-only file system", "/tree"),
+    ],
+)
+def test_a_write_that_is_refused_names_where_it_went(stderr: str, place: str) -> None:
+    """Objects and references lie in the repository, though the call runs in a worktree on another file system."""
+    error = explain(("commit-tree",), 128, stderr, Path("/tree"), store=Path("/repo/.git"))
+    assert f" in {place}: " in error.message or f" of {place}: " in error.message
+    assert f"'{place}'" in str(error.hint)

@@ -317,7 +317,8 @@ class GitManager:
             output = await execute(call, variables, (*self._lock_fds, *call.fds))
             if output.returncode in ok:
                 return output
-            error = explain(call.args, output.returncode, output.stderr.decode(errors="replace"), call.cwd)
+            said, store = output.stderr.decode(errors="replace"), call.env.get("GIT_COMMON_DIR")
+            error = explain(call.args, output.returncode, said, call.cwd, store=Path(store) if store else None)
             if not await patience.again(error):
                 raise error
 

@@ -71,7 +71,16 @@ _CORRUPT = re.compile(
 )
 
 
-def explain(command: Sequence[str], returncode: int, stderr: str, place: Path) -> GitError:
+_INTO_STORE = re.compile(
+    r"unable to create temporary file|insufficient permission for adding an object|cannot lock ref"
+    r"|unable to write [^\n]*object"
+)
+"""What git says of objects and references: they lie in the repository, wherever the call runs."""
+
+
+def explain(
+    command: Sequence[str], returncode: int, stderr: str, place: Path, *, store: Path | None = None
+) -> GitError:
     """Make the error of a git command that failed.
 
     Args:
@@ -79,28 +88,38 @@ def explain(command: Sequence[str], returncode: int, stderr: str, place: Path) -
         returncode: How it ended; below zero when a signal ended it.
         stderr: What it said.
         place: The repository or worktree it ran in.
+        store: The repository's common directory, with the objects and references; None where it is not known.
     """
-    found = _known(stderr, place) or _guessed(returncode, stderr, place)
+    wrote = _wrote_in(stderr, place, store)
+    found = (
+        _of_the_machine(stderr, place, wrote)
+        or _of_the_repository(stderr, place)
+        or _guessed(returncode, stderr, place, wrote)
+    )
     code, message, hint = found or ("git-failed", _plain(command, returncode, stderr), None)
     return GitError(message, command=command, stderr=stderr, code=code, hint=hint)
 
 
-def _known(stderr: str, place: Path) -> tuple[str, str, str | None] | None:
-    return _of_the_machine(stderr, place) or _of_the_repository(stderr, place)
+def _wrote_in(stderr: str, place: Path, store: Path | None) -> Path:
+    """Return the directory in which git could not write; never the worktree where that was an object or a reference."""
+    if store is None:
+        return place
+    named = any(Path(path).is_relative_to(store) for path in re.findall(r"/[^'\n:]+", stderr))
+    return store if named or _INTO_STORE.search(stderr) else place
 
 
-def _guessed(returncode: int, stderr: str, place: Path) -> tuple[str, str, str | None] | None:
+def _guessed(returncode: int, stderr: str, place: Path, wrote: Path) -> tuple[str, str, str | None] | None:
     """Find the cause where git does not name it: of an index that it could not write it says only that."""
     if returncode == -signal.SIGXFSZ:
-        return _of_the_machine("File too large", place)
+        return _of_the_machine("File too large", place, wrote)
     said = last_line(stderr)
     for path in (_existing(match[0]) for match in re.finditer(r"/[^'\n:]+", said)):
         if is_readonly(path):
-            return _of_the_machine(f"{said}: Read-only file system", place)
+            return _of_the_machine(f"{said}: Read-only file system", place, wrote)
         if not os.access(path, os.W_OK):
-            return _of_the_machine(f"{said}: Permission denied", place)
-    if (re.search(r"write|create|unable to", said) or returncode == -signal.SIGBUS) and is_full(place):
-        return _of_the_machine(f"{said}: No space left on device", place)
+            return _of_the_machine(f"{said}: Permission denied", place, wrote)
+    if (re.search(r"write|create|unable to", said) or returncode == -signal.SIGBUS) and is_full(wrote):
+        return _of_the_machine(f"{said}: No space left on device", place, wrote)
     return None
 
 
@@ -109,7 +128,7 @@ def _existing(path: str) -> Path:
     return next(found for found in (Path(path), *Path(path).parents) if found.exists())
 
 
-def _of_the_machine(stderr: str, place: Path) -> tuple[str, str, str | None] | None:
+def _of_the_machine(stderr: str, place: Path, wrote: Path) -> tuple[str, str, str | None] | None:
     if lock := lock_in(stderr, place):
         return _locked(lock)
     if match := _DUBIOUS.search(stderr):
@@ -119,7 +138,7 @@ def _of_the_machine(stderr: str, place: Path) -> tuple[str, str, str | None] | N
     for marks, code, message, hint in _MACHINE:
         if mark := next((mark for mark in marks if mark in stderr), None):
             said = _reason(stderr, mark)
-            return code, f"{message.format(place=place)}: {said}", hint.format(place=place)
+            return code, f"{message.format(place=wrote)}: {said}", hint.format(place=wrote)
     return None
 
 

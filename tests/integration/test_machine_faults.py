@@ -286,6 +286,7 @@ class TestReadOnly:
         try:
             outcome = drive(workshop, path)
             made = assert_told(workshop, outcome, "read-only")
+            assert f"in {place}: " in outcome.message or what == "."
         finally:
             subprocess.run(["umount", "-l", str(place)], check=True)
         assert made is not None
