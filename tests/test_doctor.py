@@ -27,6 +27,7 @@ from orchestra.runtime.git_process import environment
 from orchestra.runtime.store import SessionFiles
 from orchestra.testing import git_repo
 from tests.gitkit import fingerprint
+from tests.integration.test_machine_faults import mounts, read_only
 from tests.session_support import agent, chain, database, in_a_child, run_and_kill, says, writes
 
 if TYPE_CHECKING:
@@ -534,6 +535,15 @@ def test_a_directory_that_cant_be_written_is_an_error(monkeypatch: pytest.Monkey
             assert bad(examine(), "disk") == []
     assert finding.details["path"] == str(top / name)
     assert f"chmod u+rwx {top / name}" in finding.commands
+
+
+@mounts
+def test_a_read_only_file_system_is_no_matter_of_modes(here: Workshop) -> None:
+    place = here.repo.path / ".git"
+    with read_only(place):
+        finding = the_one(examine(), "disk", State.ERROR)
+    assert "mounted read-only" in finding.message
+    assert finding.commands == (f"findmnt -T {place}",)
 
 
 def test_sessions_that_cant_be_listed_make_nothing_a_leftover(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from orchestra.runtime.doctor.finding import Finding, State
+from orchestra.runtime.machine import is_readonly
 from orchestra.runtime.store import STATE_DIRECTORY, sessions_directory
 
 if TYPE_CHECKING:
@@ -108,6 +109,10 @@ def _writable(path: Path) -> bool:
 
 
 def _not_writable(path: Path, what: str) -> Finding:
+    if is_readonly(path):
+        message = f"{path} lies on a file system that is mounted read-only, and is needed for {what}"
+        fix = "make the file system writable, or work where you may write; this shows it:"
+        return Finding("disk", State.ERROR, message, fix, (f"findmnt -T {quote(str(path))}",), {"path": str(path)})
     message = f"{path} can't be written, and is needed for {what}"
     fix = "make it yours, or work where you may write:"
     commands = (f"ls -ld {quote(str(path))}", f"chmod u+rwx {quote(str(path))}")
