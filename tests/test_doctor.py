@@ -831,6 +831,21 @@ def test_a_session_whose_repository_is_gone_or_another_is_found(here: Workshop, 
     assert ("is not at" if what == "gone" else "lacks the commit") in found.message
 
 
+def test_a_repository_that_was_renamed_with_its_session_is_moved_back(here: Workshop, monkeypatch: Any) -> None:
+    session, old = interrupted(here), here.repo.path
+    new = old.rename(old.with_name("renamed"))
+    monkeypatch.chdir(new)
+
+    finding = the_one(examine(), "sessions")  # and none that sends one to `orchestra resume` now
+    refused = here.cli("resume", session, cwd=new)
+
+    assert finding.commands == (f"mv {new} {old}",)
+    assert f"hint: `mv {new} {old}`, then resume again there" in refused.stderr
+    type_in(finding, new)
+    monkeypatch.chdir(old)
+    assert here.cli("resume", session, cwd=old).returncode == 0
+
+
 def test_what_belongs_to_no_session_is_found_and_its_fix_removes_exactly_that(here: Workshop) -> None:
     stays, goes = interrupted(here), interrupted(here)
     subprocess.run(["rm", "-r", str(sessions(here) / goes)], check=True)

@@ -11,7 +11,12 @@ from orchestra.cli.options import JsonOption, QuietOption
 from orchestra.errors import SessionError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from orchestra.cli.driving import Session
+    from orchestra.runtime.drive import SessionResult
+    from orchestra.runtime.observability import Event
+    from orchestra.runtime.store import SessionFiles
 
 
 def resume_command(
@@ -41,7 +46,15 @@ def resume_command(
         from orchestra.graph.project import Project
         from orchestra.runtime.session import SessionManager
 
-        return lambda listener: SessionManager(Project(root), listener).resume(files)
+        async def go_on(listener: Callable[[Event], None] | None) -> SessionResult:
+            try:
+                return await SessionManager(Project(root), listener).resume(files)
+            except SessionError as error:
+                if error.code == "repo-moved":
+                    error.hint = _way_back(files) or error.hint
+                raise
+
+        return go_on
 
     drive(prepare, json=json, quiet=quiet)
 
@@ -53,3 +66,16 @@ def _deleted(root: Path, session: str) -> SessionError | None:
     from orchestra.runtime.remains import find_remains
 
     return asyncio.run(find_remains(root, session))
+
+
+def _way_back(files: SessionFiles) -> str | None:
+    """Say how a repository that was moved with the session in it comes back to its place."""
+    from shlex import quote
+
+    from orchestra.runtime.store import read_session
+    from orchestra.runtime.workspace import moved_with
+
+    moved = moved_with(files.directory, [Path(repo["path"]) for repo in read_session(files).workspace.values()])
+    if moved is None:
+        return None
+    return f"`mv {quote(str(moved[0]))} {quote(str(moved[1]))}`, then resume again there"

@@ -14,10 +14,11 @@ from orchestra.runtime.filters import judge_filters, read_filters
 from orchestra.runtime.git import RefUpdate, Repository
 from orchestra.runtime.notices import Notice, listed
 from orchestra.runtime.snapshots import Base, base_snapshot
+from orchestra.runtime.store import STATE_DIRECTORY
 from orchestra.runtime.turns import session_branch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from orchestra.graph.resolved import ResolvedPipeline
     from orchestra.runtime.git import GitManager, Place
@@ -115,7 +116,12 @@ class Workspace:
                     code="repo-moved",
                     hint="put it back there, then resume again",
                 )
-            repo = await git.open(name, path, judge=False)
+            try:
+                repo = await git.open(name, path, judge=False)
+            except GitError as error:
+                if error.code == "not-a-repository":  # a session can't be given another one
+                    error.hint = f"put the repository back at {path}, then resume again"
+                raise
             await read_filters(git, repo)
             if entry["base"] not in await git.exists(repo, [entry["base"]]):
                 raise SessionError(
@@ -163,6 +169,24 @@ async def open_repositories(git: GitManager, pipeline: ResolvedPipeline) -> tupl
             raise _bare(repo, needed[name])
         notices += await judge_filters(git, repo, needs_worktree=name in needed)
     return opened, notices
+
+
+def moved_with(session: Path, repos: Iterable[Path]) -> tuple[Path, Path] | None:
+    """Find the repository of a session that was moved or renamed with the session's own directory in it.
+
+    Args:
+        session: The session's directory.
+        repos: Where its repositories were at its start.
+
+    Returns:
+        Where it is and where it was, by the session's worktrees in it; None where that can't be told.
+    """
+    gone = [path for path in repos if not path.exists()]
+    kept = Path(STATE_DIRECTORY, "worktrees", session.name)
+    found = next((top for top in session.parents if (top / ".git").exists() and (top / kept).is_dir()), None)
+    if len(gone) != 1 or found is None:
+        return None
+    return found, gone[0]
 
 
 def _with_worktrees(pipeline: ResolvedPipeline) -> dict[str, str]:

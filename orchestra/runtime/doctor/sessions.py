@@ -13,6 +13,7 @@ from orchestra.runtime.doctor.surroundings import RESUMABLE, session_repos
 from orchestra.runtime.driver_lock import held, names_living
 from orchestra.runtime.processes import holders_of
 from orchestra.runtime.store import Status, sessions_directory
+from orchestra.runtime.workspace import moved_with
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -30,7 +31,7 @@ async def check(here: Surroundings) -> AsyncIterator[Finding]:
     """Judge every session of the project."""
     yield _summary(here)
     for record in here.sessions:
-        if record.status is Status.INTERRUPTED:
+        if record.status is Status.INTERRUPTED and all(_exists(repo.path) for repo in session_repos(record)):
             yield _interrupted(record)
         if record.status in RESUMABLE:
             for finding in _copy(record):
@@ -93,8 +94,10 @@ async def _repo(here: Surroundings, record: SessionRecord, repo: SessionRepo, kn
     details = {"session_id": record.session_id, "repo": repo.name, "path": str(repo.path), "base": repo.base}
     if not _exists(repo.path):
         message = f"{record.session_id}: its repo {repo.name!r} is not at {repo.path} any more"
-        fix = f"put it back there, then: {_resume(record.session_id)}"
-        return Finding("sessions", State.WARNING, message, fix, (), details)
+        moved = moved_with(record.files.directory, [repo.path])
+        back = (f"mv {quote(str(moved[0]))} {quote(str(moved[1]))}",) if moved else ()
+        fix = f"put it back there, then `{_resume(record.session_id)}`" + (":" if back else "")
+        return Finding("sessions", State.WARNING, message, fix, back, details)
     opened = next((one.repository for one in known if one.repository and repo.path in (one.path, _place(one))), None)
     if opened is None or await _has(here.git, opened, repo.base):
         return None
