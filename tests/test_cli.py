@@ -377,6 +377,7 @@ class TestStatusAndLog:
         assert json.loads(Said("status", "--json", cwd=workshop.repo.path).out) == []
         said = Said("log", "x", cwd=workshop.repo.path)
         assert (said.code, "no session has been run there" in said.err) == (2, True)
+        assert "hint: go into the project, or name it: `orchestra -C DIR ...`" in said.err
 
     def test_a_broken_database_is_named_and_the_others_are_listed(
         self, workshop: Workshop, sessions: list[str]

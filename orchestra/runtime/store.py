@@ -159,7 +159,8 @@ def find_session(root: Path, prefix: str) -> SessionFiles:
         raise _not_a_session(
             f"{len(matches)} sessions begin with {prefix!r}: {', '.join(matches[:8])}", "ambiguous-session"
         )
-    hint = did_you_mean(prefix, known) or ("run `orchestra status` to see them" if known else None)
+    elsewhere = "go into the project, or name it: `orchestra -C DIR ...`"
+    hint = did_you_mean(prefix, known) or ("run `orchestra status` to see them" if known else elsewhere)
     where = f"there is no session {prefix!r} in {root}"
     raise _not_a_session(where if known else f"{where}: no session has been run there", "unknown-session", hint)
 
