@@ -29,6 +29,9 @@ def resume_command(
     Files are put back to the last checkpoint; finished agents do not run again, finished model calls are not paid
     again.
 
+    Exit codes: 0 done, 1 failed, 2 something is wrong and nothing was started, 3 waits for a person,
+    4 driven by another process, 130/143 interrupted.
+
     Example: orchestra resume 3f
     """
     from orchestra.cli.driving import drive

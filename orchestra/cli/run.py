@@ -37,7 +37,7 @@ def run_command(
 
     The outputs of the agents that lead to END go to stdout, all else to stderr.
     Exit codes: 0 done, 1 failed, 2 something is wrong and nothing was started, 3 waits for a person,
-    130/143 interrupted.
+    4 driven by another process, 130/143 interrupted.
 
     Example: orchestra run pr-review --input base=main
     """
