@@ -59,7 +59,8 @@ class Progress:
             text = escape(record.waiting_for["text"], keep_lines=True)
             lines.append(f"{record.waiting_for['agent']} waits for an answer:\n{text}")
         for repo, branch in result.branches.items():
-            lines.append(f"branch of {repo}: {branch}  (look: git log -p {branch})")
+            # The command has a line of its own: a narrow terminal would break a longer one in the branch's name.
+            lines += [f"branch of {repo}: {branch}", f"  git log -p {branch}"]
         if record.status in ("failed", "interrupted"):
             lines.append(f"go on with: orchestra resume {record.session_id}")
         lines.append(f"look back with: orchestra log {record.session_id}")
