@@ -104,7 +104,7 @@ def test_a_sound_project_gets_a_line_from_every_check_and_exit_0(workshop: Works
     found = workshop.json("doctor", ANTHROPIC_API_KEY="sk-ant-0123456789")
 
     assert {finding["check"] for finding in found} >= CHECKS
-    assert [f for f in found if f["status"] != "ok" and f["check"] not in ("sqlite", "sandbox")] == []
+    assert [f for f in found if f["status"] != "ok" and f["check"] != "sandbox"] == []
     assert list(found[0]) == ["check", "status", "message", "fix", "commands", "details"]
     assert "sk-ant" not in json.dumps(found)
 
@@ -355,7 +355,7 @@ def test_an_old_python_is_an_error() -> None:
 )
 def test_the_versions_of_sqlite_with_the_wal_reset_bug(version: tuple[int, ...], affected: bool) -> None:
     finding = sqlite.judge(version, json=True)
-    assert (finding.status is State.WARNING) == affected
+    assert finding.status is State.OK  # a session's database has one writer
     assert ("one writer" in finding.message) == affected
 
 

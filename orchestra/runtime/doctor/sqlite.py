@@ -40,14 +40,14 @@ def judge(found: tuple[int, ...], *, json: bool) -> Finding:
         message = f"{shown} lacks the JSON operators that Orchestra needs ({JSON_SINCE} or newer has them)"
         fix = "install Orchestra with another Python; this shows the SQLite of one:"
         return Finding("sqlite", State.ERROR, message, fix, (_SHOW,), details)
-    if has_wal_reset_bug(found):
+    message = shown
+    if has_wal_reset_bug(found):  # no warning: nothing is wrong as long as only Orchestra writes its databases
         message = (
-            f"{shown} has the WAL reset bug (mended in 3.51.3, 3.50.7 and 3.44.6): two writers at once can damage a "
-            "database. Orchestra has one writer for each of its databases, so it is not hit"
+            f"{shown}; it has the WAL reset bug (mended in 3.51.3, 3.50.7 and 3.44.6): two writers at once can damage "
+            "a database. Orchestra has one writer for each of its databases, so it is not hit; let no other program "
+            "write into a session.db"
         )
-        fix = "write into no session.db with other programs, or take a Python with a newer SQLite; this shows it:"
-        return Finding("sqlite", State.WARNING, message, fix, (_SHOW,), details)
-    return Finding("sqlite", State.OK, shown, details=details)
+    return Finding("sqlite", State.OK, message, details=details)
 
 
 def has_wal_reset_bug(found: tuple[int, ...]) -> bool:
