@@ -245,7 +245,8 @@ def crash_pipeline(workshop: Workshop) -> Path:
 def assert_done(workshop: Workshop, result: SessionResult, **more: str) -> None:
     assert result.record.status == "completed", result.record.error
     assert result.agent_outputs == OUTPUTS
-    assert contents(workshop, result.commits["repo"]) == FILES | more
+    found = contents(workshop, result.commits["repo"])
+    assert found == FILES | more, found
     assert sorted(turn_commits(workshop, result.branches["repo"])) == COMMITS
     assert model_calls(workshop, result.record.session_id) == PAID
     assert_consistent(workshop, result)

@@ -112,7 +112,7 @@ def test_a_sound_project_gets_a_line_from_every_check_and_exit_0(workshop: Works
 def test_nothing_is_written_whatever_there_is_to_see(workshop: Workshop) -> None:
     completed(workshop)
     interrupted(workshop)
-    (sessions(workshop) / "half").mkdir()
+    (sessions(workshop) / "half").mkdir(mode=0o700)
 
     def everything() -> dict[str, Any]:
         paths = sorted(path for path in workshop.home.parent.rglob("*") if not path.name.endswith("-shm"))
@@ -252,7 +252,7 @@ def test_the_report_fits_80_columns_and_ends_with_a_summary(workshop: Workshop) 
 def test_many_findings_of_one_kind_are_counted_and_json_has_them_all(workshop: Workshop) -> None:
     sessions(workshop).mkdir(parents=True)
     for number in range(30):
-        (sessions(workshop) / f"abcdef{number:02}").mkdir()
+        (sessions(workshop) / f"abcdef{number:02}").mkdir(mode=0o700)
 
     shown = workshop.cli("doctor").stdout
 
@@ -711,7 +711,7 @@ def test_what_a_kill_left_of_a_session_before_it_began_is_found(here: Workshop) 
 
 def test_a_directory_among_the_sessions_that_is_not_orchestras_is_for_the_user_to_remove(here: Workshop) -> None:
     directory = sessions(here) / "my notes"
-    directory.mkdir(parents=True)
+    directory.mkdir(0o700, parents=True)
     (directory / "note.txt").write_text("mine\n")
     finding = the_one(examine(), "sessions")
     assert "does not look like its own" in str(finding.fix)
@@ -722,7 +722,7 @@ def test_a_directory_among_the_sessions_that_is_not_orchestras_is_for_the_user_t
 
 def test_a_session_that_is_being_made_is_no_leftover(here: Workshop) -> None:
     directory = sessions(here) / "abcdefgh"
-    directory.mkdir(parents=True)
+    directory.mkdir(0o700, parents=True)
     lock = DriverLock(SessionFiles(directory))
     lock.acquire()
     assert bad(examine(), "sessions") == []
@@ -732,7 +732,7 @@ def test_a_session_that_is_being_made_is_no_leftover(here: Workshop) -> None:
 
 def test_a_half_made_session_whose_commands_still_run_is_not_to_be_removed_yet(here: Workshop) -> None:
     directory = sessions(here) / "abcdefgh"
-    directory.mkdir(parents=True)
+    directory.mkdir(0o700, parents=True)
     with orphan_of(directory) as pid:
         finding = the_one(examine(), "sessions")
     assert finding.commands == (f"kill {pid}",)

@@ -19,6 +19,7 @@ from orchestra.runtime import staging
 from orchestra.runtime.git import GitManager, RefUpdate, Repository, Worktree
 from orchestra.runtime.restore import restore, stand_on
 from orchestra.runtime.snapshots import Base, RepoState, Taken, WorkspaceSnapshotIndex, base_snapshot, take
+from orchestra.runtime.staging import seed_index
 from orchestra.runtime.turns import commit_turn, move_branch, session_branch, turn_message
 from orchestra.runtime.worktree import WorktreeManager
 from tests.gitkit import DATE, assert_sound, files_of, fingerprint, git, make_repo, show, write
@@ -1038,3 +1039,16 @@ async def test_a_failed_record_leaves_nothing(index: WorkspaceSnapshotIndex) -> 
         await record(index, "1", RepoState("back", "c1"), RepoState("front", None))  # type: ignore[arg-type]
     assert await index.commits_of("1") == {}
     assert await record(index, "1", RepoState("back", "c1"))
+
+
+async def test_a_private_index_that_can_not_be_made_again_stays(session: Session) -> None:
+    """Without one the worktree would be taken for half made, and what lies in it for nobody's work."""
+    (session.path / "a.txt").write_text("changed\n")
+    await session.take()
+    before = session.worktree.index.read_bytes()
+    session.worktree.known_head.write_text("0" * 40)
+
+    with pytest.raises(GitError):
+        await seed_index(session.git, session.worktree, session.worktree.index)
+
+    assert session.worktree.index.read_bytes() == before

@@ -95,6 +95,7 @@ class StopSignals:
             if time.monotonic() - self._at > _ONE_PRESS:
                 session = self.session
                 _say("stopped at once; " + (f"go on with: orchestra resume {session}" if session else _LOOK))
+                self.caught = number
                 self._give_up(number, frame)
             return
         self.caught, self._at = number, time.monotonic()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from orchestra.errors import GitError
 from orchestra.runtime.copies import copied_names
 from orchestra.runtime.git import Worktree
+from orchestra.runtime.git_errors import explain
 from orchestra.runtime.repository import OWN_DIRECTORY, STATUS, DirtyState, count, read_status
 
 if TYPE_CHECKING:
@@ -74,8 +75,12 @@ async def seed_index(git: GitManager, where: Place, index: Path) -> None:
         copy_index(where.git_dir / "index", index)
         await _show_hidden(git, where, index)
     else:
-        _remove_index(index)
-        await git.run(where, "read-tree", commit, index=index)
+        # As one step: where the index lacks, the worktree is taken for half made, and its files for nobody's work.
+        draft = index.with_name(index.name + ".draft")
+        _remove_index(draft)
+        await git.run(where, "read-tree", commit, index=draft)
+        index_lock(index).unlink(missing_ok=True)
+        draft.replace(index)
     await _update(git, where, index, ("--force-remove",), sorted(copied_names(where)))
 
 
@@ -111,6 +116,9 @@ async def _stage(git: GitManager, where: Place, index: Path) -> Staged:
     known = _known_tree(git, index)
     # The private index may be refreshed by the reading command, hence the lock that is otherwise off.
     output = await git.run(where, *STATUS, index=index, env={"GIT_OPTIONAL_LOCKS": "1"})
+    if b"could not open directory" in output.stderr and b"Permission denied" not in output.stderr:
+        # Git goes on without what it could not list, and the snapshot would lack files.
+        raise explain(STATUS, output.returncode, output.stderr.decode(errors="replace"), top_of(where))
     entries = list(read_status(output.stdout))
     plan = _plan(where, entries)
     if known is None or plan.present or plan.gone:

@@ -52,7 +52,7 @@ def test_every_failpoint_of_a_session_is_among_those_that_are_tried(bench: Bench
 def test_a_session_killed_at_a_failpoint_ends_as_if_nothing_had_happened(
     bench: Bench, phase: Phase, point: str
 ) -> None:
-    hits = chosen(bench.times(phase, point), 2)
+    hits = chosen(bench.times(phase, point), 1 if point.startswith("event-") else 2)
 
     assert [bench.kill_at(phase, point, hit) > 0 for hit in hits] == [True] * len(hits)
 
@@ -75,7 +75,7 @@ USERS_GIT: dict[str, list[tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("what", USERS_GIT)
-@pytest.mark.parametrize("kill", [LEFT_OPEN, Kill("turn-committed", 2), Kill("writes-stored", 30)], ids=str)
+@pytest.mark.parametrize("kill", [LEFT_OPEN, Kill("turn-committed", 2)], ids=str)
 def test_what_the_user_does_with_git_between_kill_and_resume_loses_nothing(
     bench: Bench, tmp_path: Path, kill: Kill, what: str
 ) -> None:

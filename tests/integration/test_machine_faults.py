@@ -26,6 +26,7 @@ from orchestra.errors import OrchestraError, SessionError
 from orchestra.graph import lowering
 from orchestra.runtime import database as session_database
 from orchestra.runtime import git_locks, observability, restore, session, snapshots, store, worktree
+from orchestra.runtime.creation import sweep
 from orchestra.runtime.store import find_session, list_sessions, read_checkpoints, read_session, session_ids
 from tests.conftest import Workshop
 from tests.gitkit import assert_sound
@@ -729,6 +730,7 @@ class TestLimits:
         outcome = drive(workshop, path, lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)))
 
         if outcome.status != "completed":
+            asyncio.run(sweep(workshop.repo.path))  # with so few files not even git can undo what was begun
             made = assert_told(workshop, outcome, "open-files", "database-failed", names="")
             if made is not None:
                 assert_goes_on(workshop, made, before, paid_twice=True)

@@ -187,7 +187,8 @@ def test_a_git_process_of_a_killed_driver_is_waited_for_and_named(files: Session
     def work() -> None:
         lock = DriverLock(files)
         lock.acquire()
-        subprocess.Popen(["sleep", "60"], pass_fds=[lock.fd], start_new_session=True)
+        # As git is started: it knows nothing of the driver's environment.
+        subprocess.Popen(["sleep", "60"], pass_fds=[lock.fd], env={"PATH": os.defpath}, start_new_session=True)
         os.kill(os.getpid(), signal.SIGKILL)
 
     os.waitpid(fork(work), 0)

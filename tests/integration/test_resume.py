@@ -182,7 +182,7 @@ def test_a_signal_stops_in_order_and_the_session_goes_on_later(
 
 
 def test_of_two_resumes_at_once_one_wins_and_the_other_says_who_drives(workshop: Workshop) -> None:
-    killed = run_and_kill(workshop, slow_pipeline(workshop, "true"), "checkpoint-written:4")
+    killed = run_and_kill(workshop, slow_pipeline(workshop, "sleep 1"), "checkpoint-written:4")
     assert killed.session is not None
 
     async def both(session: str) -> list[Any]:

@@ -181,7 +181,7 @@ def test_a_second_signal_ends_at_once_and_leaves_no_process(workshop: Workshop) 
     took, _, stderr = interrupt(process, signal.SIGTERM)
 
     assert (process.returncode, took < 0.5) == (143, True), stderr
-    assert "stopped at once; `orchestra status` shows what can be resumed" in stderr
+    assert "stopped at once; go on with: orchestra resume " in stderr
     assert until(lambda: not of_session(session))
     result = asyncio.run(workshop.resume(session))
     assert result.record.status == "completed"
