@@ -199,7 +199,8 @@ def _answered(repo: str, channels: Mapping[str, Any]) -> int:
 
 
 def _reachable(repo: Path) -> set[str]:
-    return set(git(repo, "rev-list", "--all").split())
+    # Not `--all`, which adds the HEADs of worktrees: one that git was making when it was killed has a HEAD of zeros.
+    return set(git(repo, "rev-list", "--glob=refs/*").split())
 
 
 def turns_of(repo: Path, branch: str | None) -> list[str]:
