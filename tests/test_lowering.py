@@ -333,11 +333,20 @@ async def test_a_reducer_of_the_users_own_sees_each_update_once() -> None:
     """The first value is no update: a product that began with LangGraph's own 0 would stay 0."""
     program = written(NAMES, NESTED)
     extension = {"total": Annotated[int, operator.mul], "trail": Annotated[list[str], operator.add]}
-    bodies = {name: Adding(name, []) for name in program.nodes}
+    seen: dict[str, int] = {}
+
+    @dataclass
+    class Seeing(Adding):
+        async def __call__(self, state: Any, turn: Turn, config: RunnableConfig) -> Outcome:
+            seen[self.name] = state["total"]
+            return await super().__call__(state, turn, config)
+
+    bodies = {name: Seeing(name, []) for name in program.nodes}
 
     state = await play(program, bodies, extension, {"total": Overwrite(7), "trail": []}, branched=True)
 
     assert state["total"] == 7
+    assert seen == dict.fromkeys(program.nodes, 7)
     assert sorted(state["trail"]) == sorted(f"{name}:1" for name in program.nodes)
 
 

@@ -73,6 +73,7 @@ class SessionRun:
         """Note that a turn begins; False: it must not, since so many others have begun in the session."""
         self._begun |= ended
         if len(self._begun - {turn}) >= most:
+            self.files.let_pass(turn[0])
             return False
         self._begun.add(turn)
         return True

@@ -86,7 +86,9 @@ def check_finished(trial: Trial, document: dict[str, Any], reference: Reference)
     assert made == [document["session_id"]], "directories of sessions that were never made"
     _check_strangers(trial)
     paid = trial.model_calls() - reference.model_calls
-    assert 0 <= paid <= len(trial.kills), f"{paid} more model calls than undisturbed after {len(trial.kills)} kills"
+    assert 0 <= paid <= len(trial.kills) * trial.scenario.at_once, (
+        f"{paid} more model calls than undisturbed after {len(trial.kills)} kills"
+    )
     _check_log(trial, document)
 
 

@@ -31,6 +31,8 @@ class Scenario:
     """More files beside the pipeline."""
     branches: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """First agent of a branch that is a graph of its own → the agents in it."""
+    at_once: int = 1
+    """How many model calls may be under way at a time, and be paid again after a kill."""
 
     def notes(self, repo: str, agent: str, turn: int) -> list[str]:
         """Return the lines that a turn of an agent adds to its log in a repo, in order."""
@@ -211,6 +213,7 @@ BRANCHES = Scenario(
         "a-left": ("a-left", "a-more"),
         "b-one": ("b-one", "b-reader"),
     },
+    at_once=3,
 )
 """A fan-out of branches of several agents, one with a fan-out inside, and a loop around it."""
 
