@@ -107,7 +107,7 @@ class Standing:
         return [
             task
             async for task in self._tasks()
-            if task.namespace in begun and not self._saver.is_between_turns(task.namespace)
+            if task.namespace in begun and not (task.has_ended or self._saver.is_between_turns(task.namespace))
         ]
 
     async def _begun(self) -> set[str]:

@@ -295,8 +295,13 @@ def test_the_turns_of_all_branches_count_against_the_limit(workshop: Workshop, m
     assert len(events(workshop, session, "turn_ended")) == most
 
 
-def test_turns_that_ended_before_a_kill_count_against_the_limit(workshop: Workshop) -> None:
-    killed = run_and_kill(workshop, branched(workshop, limits={"max_steps": 6}), "turn-committed:4")
+@pytest.mark.parametrize(
+    "failpoint", ["turn-committed:4", "turn-committed:3", "event-tool_ended:3", "snapshot-taken:3"]
+)
+def test_turns_that_ended_before_a_kill_count_against_the_limit(workshop: Workshop, failpoint: str) -> None:
+    # `a-right` has ended by then, beside the slow `a-left`: it stands in the pending writes alone.
+    slow = {**SCRIPT, "a-left": [[says("a-left 1", delay=1.0)], SCRIPT["a-left"][1]]}
+    killed = run_and_kill(workshop, branched(workshop, slow, limits={"max_steps": 6}), failpoint)
     assert killed.session is not None
 
     result = asyncio.run(workshop.resume(killed.session))
