@@ -873,12 +873,18 @@ async def test_a_writer_never_starts_on_the_commit_of_a_turn_whose_condition_fai
     answer = workshop.home / "answer"
     pipeline = {
         "name": "gate",
-        "agents": {"left": agent(tools=["write-file"]), "right": agent(tools=["write-file"]), "more": agent()},
+        "agents": {
+            "left": agent(tools=["write-file"]),
+            "right": agent(tools=["write-file"]),
+            "more": agent(),
+            "last": agent(),
+        },
         "graph": [
             {"from": "START", "to": ["left", "right"]},
             {"from": "left", "to": ["more", "END"], "condition": "gate"},
             {"from": "more", "to": "END"},
-            {"from": "right", "to": "END"},
+            {"from": "right", "to": "last"},
+            {"from": "last", "to": "END"},
         ],
     }
     right = [writes("right.txt", "1\n")] if changes else []
@@ -886,6 +892,7 @@ async def test_a_writer_never_starts_on_the_commit_of_a_turn_whose_condition_fai
         "left": [[writes("left.txt", "1\n"), says("left")]],
         "right": [[*right, says("right")]],
         "more": [[says("more")]],
+        "last": [[says("last")]],
     }
     files = {"conditions/gate.py": CONDITION.format(path=str(answer))}
 
@@ -911,7 +918,7 @@ async def test_a_writer_never_starts_on_the_commit_of_a_turn_whose_condition_fai
     answer.write_text("more")
     done = await workshop.resume(session)
 
-    assert done.agent_outputs == {"left": "left", "right": "right", "more": "more"}
+    assert done.agent_outputs == {"left": "left", "right": "right", "more": "more", "last": "last"}
     assert contents(workshop, done.commits["repo"]) == BASE | mine | {"left.txt": "1"}
     assert sorted(turn_commits(workshop, done.branches["repo"])) == (["left:1", "right:1"] if changes else ["left:1"])
     assert model_calls(workshop, session)["right", 1] == len(script["right"][0])

@@ -16,7 +16,7 @@ from orchestra.errors import AgentError
 from orchestra.tools.registry import RepoContext, ToolContext
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Collection, Mapping
     from contextlib import AbstractAsyncContextManager
 
 Snapshot = dict[str, dict[str, dict[str, Any]]]
@@ -136,6 +136,16 @@ class RunContext(Protocol):
         May raise the error itself, where the session can't go on at all.
         """
 
+    def begin(self, turn: tuple[str, int], ended: set[tuple[str, int]], beside: Collection[str], *, most: int) -> bool:
+        """Note that a turn begins; False: it must not, since so many others have begun in the session.
+
+        Args:
+            turn: The agent or step, and its turn.
+            ended: The turns that have ended, as far as the state at hand knows.
+            beside: Agents and steps that begin in the same step, before this one.
+            most: How many turns a session may have.
+        """
+
     async def failed(self, request: TurnRequest, error: TurnFailed) -> bool:
         """Count a failed attempt; True: the turn may start anew, False: the session stops."""
 
@@ -209,6 +219,10 @@ class Detached:
     def fault(self, error: Exception) -> TurnFailed | None:  # noqa: ARG002 - the protocol's argument
         """The embedding program sees the error itself."""
         return None
+
+    def begin(self, turn: tuple[str, int], ended: set[tuple[str, int]], beside: Collection[str], *, most: int) -> bool:  # noqa: ARG002 - the protocol's arguments
+        """Count what the state knows; of other branches it knows nothing."""
+        return len(ended) + len(beside) < most
 
     async def failed(self, request: TurnRequest, error: TurnFailed) -> bool:  # noqa: ARG002 - the protocol's arguments
         """Give up at once."""

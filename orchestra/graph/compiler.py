@@ -44,6 +44,7 @@ class GraphCompiler:
             router,
             bodies,
             pipeline.extension.annotations,
+            branches=pipeline.branches.lowered,
             max_steps=pipeline.pipeline.limits.max_steps,
         )
         compiled = graph.compile(checkpointer=checkpointer, name=pipeline.pipeline.name)

@@ -1,4 +1,6 @@
-"""From a topology to a LangGraph `StateGraph`: flat, every agent, step and join a node that routes by `Command`.
+"""From a topology to a LangGraph `StateGraph`: every agent, step and join a node that routes by `Command`.
+
+Branches become graphs of their own, one node each of the graph around them (`levels`); all else is flat.
 
 A node writes its result, its route and the reasons for it in one update, so that no checkpoint lies between a turn's
 end and the decision about what follows. LangGraph's own list edge is not used: it waits for ever for a source that was
@@ -18,7 +20,7 @@ from langgraph.graph import END as LANGGRAPH_END
 from langgraph.graph import START as LANGGRAPH_START
 from langgraph.graph import StateGraph
 from langgraph.runtime import Runtime  # noqa: TC002 - LangGraph reads the annotations of nodes
-from langgraph.types import Command, interrupt
+from langgraph.types import interrupt
 
 from orchestra.agents.context import (
     SESSION_SLOT,
@@ -30,14 +32,19 @@ from orchestra.agents.context import (
     newest_snapshot,
 )
 from orchestra.errors import OrchestraError, SessionError
+from orchestra.graph.levels import Level, branch_node
 from orchestra.graph.routing import entry_route
-from orchestra.graph.state import reducers, state_schema, with_update
+from orchestra.graph.state import Journal, journaled, reducers, state_schema, with_update
 from orchestra.graph.topology import START, Topology
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from langgraph.types import Command
+
+    from orchestra.graph.regions import Branch
     from orchestra.graph.routing import Router
+    from orchestra.graph.topology import Join
 
 ROUTE_START = "route.START"
 """The helper node that asks the conditions on START; it never shows to users."""
@@ -84,6 +91,7 @@ def lower(
     bodies: Mapping[str, Body],
     extension: Mapping[str, Any] | None = None,
     *,
+    branches: tuple[Branch, ...] = (),
     max_steps: int | None = None,
 ) -> StateGraph[Any, GraphContext, Any, Any]:
     """Build the state graph.
@@ -93,35 +101,87 @@ def lower(
         router: Decides what follows a node.
         bodies: What each agent and step does.
         extension: Fields that the pipeline adds to the state, with their annotations.
+        branches: Those that become graphs of their own, one node each.
         max_steps: Turns after which the session stops.
     """
-    graph: StateGraph[Any, GraphContext, Any, Any] = StateGraph(
-        state_schema(extension or {}), context_schema=GraphContext
-    )
-    reduce = reducers(extension or {})
-    for name in topology.nodes:
-        node = TurnNode(name, bodies[name], topology=topology, router=router, reduce=reduce, max_steps=max_steps)
-        run: Any = node.run  # LangGraph's node types don't admit a plain mapping as the state
-        graph.add_node(name, run, destinations=_destinations(topology, name))
-    for name, join in topology.joins.items():
-        if join.mode == "any":
-            continue  # an arrival starts the target itself
-        graph.add_node(name, _join_node(name, topology, router), destinations=_destinations(topology, name))
+    lowering = _Lowering(topology, router, bodies, extension or {}, max_steps)
+    level = Level.of((*topology.nodes, *topology.joins), branches, is_branch=False)
+    graph: StateGraph[Any, GraphContext, Any, Any] = StateGraph(lowering.schema, context_schema=GraphContext)
+    lowering.fill(graph, level)
     entries = entry_route(topology)
     if entries is None:
-        graph.add_node(ROUTE_START, _start_node(router), destinations=_destinations(topology, START))
-        entries = [ROUTE_START]
-    for entry in entries:
+        destinations = lowering.destinations(START, level)
+        graph.add_node(ROUTE_START, _start_node(router, level), destinations=destinations)
+    for entry in [ROUTE_START] if entries is None else level.to(entries):
         graph.add_edge(LANGGRAPH_START, entry)
     return graph
 
 
-def _destinations(topology: Topology, name: str) -> tuple[str, ...]:
-    """Name what a node may go to, so that LangGraph's own drawings are true."""
-    reached = topology.successors.get(name, ())
-    at_once = {join.name: join.target for join in topology.joins.values() if join.mode == "any"}
-    onward = tuple(dict.fromkeys(at_once.get(target, target) for target in reached))
-    return (*onward, LANGGRAPH_END) if name in topology.exits or not onward else onward
+class _Lowering:
+    """What the graphs of a pipeline have in common."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        router: Router,
+        bodies: Mapping[str, Body],
+        extension: Mapping[str, Any],
+        max_steps: int | None,
+    ) -> None:
+        self._topology = topology
+        self._router = router
+        self._bodies = bodies
+        self._reduce = reducers(extension)
+        self._fields = {name: name in self._reduce for name in extension}
+        self._max_steps = max_steps
+        self.schema = state_schema(extension)
+
+    def fill(self, graph: StateGraph[Any, GraphContext, Any, Any], level: Level) -> None:
+        """Add the nodes of one graph, and the graphs of its branches."""
+        for name in level.nodes:
+            join = self._topology.joins.get(name)
+            if join is not None and join.mode == "any":
+                continue  # an arrival starts the target itself
+            run: Any  # LangGraph's node types don't admit a plain mapping as the state
+            run = self._turn_node(name, level).run if join is None else _join_node(join, self._router, level)
+            graph.add_node(name, run, destinations=self.destinations(name, level), input_schema=self.schema)
+        for branch in level.branches:
+            node: Any = branch_node(self._branch(branch).compile(name=branch.entry), branch, level, self._fields)
+            onward = tuple(level.to([branch.exit] if branch.exit else []))
+            graph.add_node(branch.name, node, destinations=onward or (LANGGRAPH_END,), input_schema=self.schema)
+
+    def _branch(self, branch: Branch) -> StateGraph[Any, GraphContext, Any, Any]:
+        inner = Level.of(
+            (node for node in (*self._topology.nodes, *self._topology.joins) if node in branch.members),
+            branch.branches,
+            is_branch=True,
+        )
+        graph: StateGraph[Any, GraphContext, Any, Any] = StateGraph(
+            journaled(self.schema), context_schema=GraphContext, output_schema=Journal
+        )
+        self.fill(graph, inner)
+        graph.add_edge(LANGGRAPH_START, branch.entry)
+        return graph
+
+    def _turn_node(self, name: str, level: Level) -> TurnNode:
+        return TurnNode(
+            name,
+            self._bodies[name],
+            level=level,
+            topology=self._topology,
+            router=self._router,
+            reduce=self._reduce,
+            max_steps=self._max_steps,
+        )
+
+    def destinations(self, name: str, level: Level) -> tuple[str, ...]:
+        """Name what a node may go to, so that LangGraph's own drawings are true."""
+        reached = self._topology.successors.get(name, ())
+        at_once = {join.name: join.target for join in self._topology.joins.values() if join.mode == "any"}
+        onward = dict.fromkeys(at_once.get(target, target) for target in reached)
+        inside = tuple(level.to(onward))
+        ends = name in self._topology.exits or len(inside) < len(onward) or not onward
+        return (*inside, LANGGRAPH_END) if ends else inside
 
 
 class TurnNode:
@@ -132,6 +192,7 @@ class TurnNode:
         name: str,
         body: Body,
         *,
+        level: Level,
         topology: Topology,
         router: Router,
         reduce: Mapping[str, Callable[[Any, Any], Any]],
@@ -139,6 +200,7 @@ class TurnNode:
     ) -> None:
         self._name = name
         self._body = body
+        self._level = level
         self._topology = topology
         self._router = router
         self._reduce = reduce
@@ -153,7 +215,7 @@ class TurnNode:
         run = runtime.context.run if runtime.context else Detached()
         failure: OrchestraError
         try:
-            self._check_steps(state)
+            self._check_steps(state, run)
             async with run.turn(request) as turn:
                 return await self._turn(state, turn, config)
         except GraphBubbleUp:
@@ -186,7 +248,7 @@ class TurnNode:
         for edge, chosen in route.choices.items():
             turn.emit("condition_chose", edge=edge, targets=chosen)
         update |= route.update()
-        return Command(update=update, goto=list(route.targets))
+        return self._level.command(update, route.targets)
 
     def _internal(self, error: Exception, run: RunContext, request: TurnRequest) -> TurnFailed:
         trace = "".join(traceback.format_exception(error))
@@ -210,15 +272,20 @@ class TurnNode:
     def _again(self, request: TurnRequest) -> Command[Any]:
         """Start the turn anew, in a step of its own: fresh inner checkpoints, and the attempt is in the state."""
         attempts = {self._name: [request.number, request.attempt + 1]}
-        return Command(update={"attempts": attempts, "frontier": [self._name]}, goto=[self._name])
+        return self._level.command({"attempts": attempts, "frontier": [self._name]}, [self._name])
 
-    def _check_steps(self, state: Mapping[str, Any]) -> None:
-        """Count this turn: those that have ended, and those that stand before it in the same step."""
+    def _check_steps(self, state: Mapping[str, Any], run: RunContext) -> None:
+        """Count this turn: those that have ended, and those that stand before it in the same step.
+
+        What goes on in other branches only the run knows: the state of this one does not hold their turns.
+        """
         if self._max_steps is None:
             return
+        turns = state.get("turns", {})
         beside = [node for node in dict.fromkeys(state.get("frontier", ())) if node not in self._topology.joins]
-        before = beside.index(self._name) if self._name in beside else 0
-        if sum(state.get("turns", {}).values()) + before >= self._max_steps:
+        before = beside[: beside.index(self._name)] if self._name in beside else []
+        ended = {(node, turn) for node, count in turns.items() for turn in range(1, count + 1)}
+        if not run.begin((self._name, turns.get(self._name, 0) + 1), ended, before, most=self._max_steps):
             raise SessionError(
                 f"the session has had its {self._max_steps} turns (`limits.max_steps`)",
                 code="max-steps",
@@ -242,29 +309,27 @@ def failure_payload(node: str | None, failure: OrchestraError, **where: int) -> 
     return {"failed": {"agent": node, **where, **details}}
 
 
-def _join_node(name: str, topology: Topology, router: Router) -> Callable[..., Any]:
-    join = topology.joins[name]
-
+def _join_node(join: Join, router: Router, level: Level) -> Callable[..., Any]:
     async def run(state: dict[str, Any]) -> Command[Any]:
         step = router.join(join, state)
         if step.waits:
-            return Command(update={"frontier": [name]}, goto=[name])
-        taken = {"joined": {name: step.taken}} if step.taken else {}
+            return level.command({"frontier": [join.name]}, [join.name])
+        taken = {"joined": {join.name: step.taken}} if step.taken else {}
         if not step.fires:
-            return Command(update=taken, goto=[])
-        route = await router.route(name, state)
-        return Command(update=taken | route.update(), goto=list(route.targets))
+            return level.command(taken, ())
+        route = await router.route(join.name, state)
+        return level.command(taken | route.update(), route.targets)
 
     return run
 
 
-def _start_node(router: Router) -> Callable[..., Any]:
+def _start_node(router: Router, level: Level) -> Callable[..., Any]:
     async def run(state: dict[str, Any]) -> Command[Any]:
         try:
             route = await router.route(START, state)
         except OrchestraError as failure:
             interrupt(failure_payload(None, failure))
             raise
-        return Command(update=route.update(), goto=list(route.targets))
+        return level.command(route.update(), route.targets)
 
     return run

@@ -16,6 +16,7 @@ from orchestra.graph.models import model_problems, played_from_scripts, price_wa
 from orchestra.graph.notyet import not_yet
 from orchestra.graph.parallel import Parallelism, find_parallelism
 from orchestra.graph.project import is_shipped
+from orchestra.graph.regions import find_branches
 from orchestra.graph.repos import RepoPaths
 from orchestra.graph.resolved import Node, ResolvedAgent, ResolvedPipeline, ResolvedStep
 from orchestra.graph.rules import shell_tool_spec
@@ -155,6 +156,7 @@ class _Resolution:
             discovery=self.discovery,
             topology=topology,
             parallelism=parallelism,
+            branches=find_branches(topology, parallelism),
             agents=agents,
             steps=steps,
             conditions=conditions,

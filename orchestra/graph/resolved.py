@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from orchestra.graph.conditions import ConditionRegistry
     from orchestra.graph.extension import Extension
     from orchestra.graph.parallel import Parallelism
+    from orchestra.graph.regions import Branches
     from orchestra.graph.schema import AgentSpec, Pipeline, StepSpec
     from orchestra.graph.topology import Topology
     from orchestra.prompts.composer import ComposedPrompt
@@ -79,6 +80,7 @@ class ResolvedPipeline:
     discovery: FileDiscovery
     topology: Topology
     parallelism: Parallelism
+    branches: Branches
     agents: Mapping[str, ResolvedAgent]
     steps: Mapping[str, ResolvedStep]
     conditions: ConditionRegistry

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict, get_args, get_origin
 
 from langchain_core.messages import AnyMessage  # noqa: TC002 - LangGraph reads the annotations
@@ -85,6 +86,23 @@ def state_schema(extension: Mapping[str, Any]) -> type[Any]:
         return OrchestraState
     fields = {**OrchestraState.__annotations__, **extension}
     return TypedDict("PipelineState", fields, total=False)  # type: ignore[operator,no-any-return]  # built at run time
+
+
+JOURNAL = "_journal"
+"""The channel of a branch's journal; no field of a Pydantic model begins so, hence it is never a pipeline's own."""
+
+
+class Journal(TypedDict):
+    """What a branch hands back to the graph around it."""
+
+    _journal: Annotated[list[dict[str, Any]], operator.add]
+    """What its nodes wrote, update by update; `frontier` names what they started outside."""
+
+
+def journaled(schema: type[Any]) -> type[Any]:
+    """Return the type of the state inside a branch, which has a journal as well."""
+    fields = {**schema.__annotations__, **Journal.__annotations__}
+    return TypedDict("BranchState", fields, total=False)  # type: ignore[operator,no-any-return]  # built at run time
 
 
 def reducers(extension: Mapping[str, Any]) -> dict[str, Callable[[Any, Any], Any]]:

@@ -12,6 +12,7 @@ from langgraph.checkpoint.base import id as checkpoint_ids
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 from orchestra.agents.context import SESSION_SLOT, newest_snapshot
+from orchestra.graph.state import JOURNAL
 from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.serializer import StrictSerializer
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata
 
     from orchestra.agents.context import Snapshot
+    from orchestra.graph.regions import Branch
 
 METADATA_KEY = "orchestra"
 """Where a checkpoint's metadata holds `{seq, agent, ended, next, repos, changed, created_at}`."""
@@ -53,6 +55,7 @@ class OrchestraSaver(AsyncSqliteSaver):
         joins: Join nodes; they show in `next`.
         entries: What starts first: `next` of the very first checkpoint.
         base: The commit of every repo at the session's start.
+        branches: Those that are graphs of their own, by the name of the node that stands for them.
     """
 
     after_put: Callable[[SavedCheckpoint], Awaitable[None]] | None = None
@@ -68,12 +71,14 @@ class OrchestraSaver(AsyncSqliteSaver):
         joins: Iterable[str],
         entries: Sequence[str],
         base: Mapping[str, str],
+        branches: Mapping[str, Branch] | None = None,
     ) -> None:
         super().__init__(connection, serde=StrictSerializer())
         self._nodes = tuple(nodes)
         self._shown = (*self._nodes, *joins)
         self._entries = tuple(entries)
         self._base = dict(base)
+        self._branches = dict(branches or {})
         self._seq = 0
         self._snapshots: dict[str, Snapshot] = {}
         """Namespace → the snapshot channel of its newest checkpoint; the root's is ''."""
@@ -134,7 +139,7 @@ class OrchestraSaver(AsyncSqliteSaver):
         shown = {
             "seq": self._seq,
             "agent": saved.agent,
-            "ended": _ended(checkpoint) if not namespace else [],
+            "ended": _ended(checkpoint) if self.is_between_turns(namespace) else [],
             "next": self._next(namespace, checkpoint, saved.agent),
             "repos": dict(saved.repos),
             "changed": list(saved.changed),
@@ -160,16 +165,43 @@ class OrchestraSaver(AsyncSqliteSaver):
         await super().aput_writes(config, writes, task_id, task_path)
         failpoint("writes-stored")
 
+    def is_between_turns(self, namespace: str) -> bool:
+        """Tell whether a namespace is the root's or that of a branch, not one inside a turn."""
+        return all(name in self._branches for name in _names(namespace))
+
+    def _levels_around(self, namespace: str) -> list[str]:
+        """Return the namespaces of the branches around a namespace, the innermost first."""
+        parts = namespace.split("|")
+        around = ["|".join(parts[:length]) for length in range(len(parts) - 1, 0, -1)]
+        return [one for one in around if self.is_between_turns(one)]
+
+    async def finished_turns(self) -> frozenset[tuple[str, int]]:
+        """Return `(node, turn)` of every turn of the session that has ended, in whatever branch."""
+        async with self.lock:
+            rows = await self.conn.execute_fetchall(
+                "SELECT ended.value ->> '$.agent', ended.value ->> '$.turn' FROM checkpoints,"
+                " json_each(CAST(metadata AS TEXT), '$.orchestra.ended') AS ended"
+            )
+            pending = await self.conn.execute_fetchall("SELECT type, value FROM writes WHERE channel = 'turns'")
+        written = [self.serde.loads_typed((kind, value)) for kind, value in pending]
+        return frozenset((row[0], row[1]) for row in rows) | {pair for turns in written for pair in turns.items()}
+
     async def _recall(self, namespace: str, config: RunnableConfig) -> None:
-        """Read the snapshot of the checkpoint before, where an earlier process wrote it."""
+        """Read the snapshots of the checkpoint before, and of those around it, where an earlier process wrote them."""
         if namespace not in self._snapshots and config["configurable"].get("checkpoint_id"):
             found = await self.aget_tuple(config)
             if found is not None:
                 self._snapshots[namespace] = _snapshot(found.checkpoint)
+        for around in self._levels_around(namespace):
+            if around not in self._snapshots:
+                place = {"thread_id": config["configurable"]["thread_id"], "checkpoint_ns": around}
+                found = await self.aget_tuple({"configurable": place})
+                if found is not None:
+                    self._snapshots[around] = _snapshot(found.checkpoint)
 
     def _describe(self, namespace: str, checkpoint: Checkpoint) -> SavedCheckpoint:
-        root = self._snapshots.get("", {})
-        before = self._snapshots.get(namespace, root)
+        known = (one for one in (namespace, *self._levels_around(namespace), "") if one in self._snapshots)
+        before = self._snapshots.get(next(known, ""), {})
         snapshot = newest_snapshot(before, _snapshot(checkpoint))
         repos, earlier = self._repos(snapshot), self._repos(before)
         return SavedCheckpoint(
@@ -187,21 +219,24 @@ class OrchestraSaver(AsyncSqliteSaver):
         return {repo: held[repo]["commit"] if repo in held else commit for repo, commit in self._base.items()}
 
     def _agent(self, namespace: str, checkpoint: Checkpoint) -> str | None:
-        if namespace:
-            inside = [part.split(":", 1)[0] for part in namespace.split("|")]
-            return next((name for name in reversed(inside) if name in self._nodes), None)
+        if not self.is_between_turns(namespace):
+            return next((name for name in reversed(_names(namespace)) if name in self._nodes), None)
         ended = _ended(checkpoint)
         return str(ended[0]["agent"]) if len(ended) == 1 else None
 
     def _next(self, namespace: str, checkpoint: Checkpoint, agent: str | None) -> list[str]:
-        if namespace:
+        if not self.is_between_turns(namespace):
             return [agent] if agent else []
+        branch = self._branches[_names(namespace)[-1]] if namespace else None
+        entries = self._entries if branch is None else [branch.entry]
         channels = checkpoint["channel_values"]
         if "__start__" in channels:
-            return list(self._entries)
-        started = [name.removeprefix(BRANCH_MARK) for name in channels if name.startswith(BRANCH_MARK)]
+            return list(entries)
+        marked = [name.removeprefix(BRANCH_MARK) for name in channels if name.startswith(BRANCH_MARK)]
+        started = {self._branches[name].entry if name in self._branches else name for name in marked}
+        started.update(target for entry in channels.get(JOURNAL) or () for target in entry.get("frontier", ()))
         if any(name not in self._shown for name in started):
-            return list(self._entries)  # the conditions on START are yet to be asked
+            return list(entries)  # the conditions on START are yet to be asked
         return sorted(started, key=self._shown.index)
 
 
@@ -218,6 +253,11 @@ def _snapshot(checkpoint: Checkpoint) -> Snapshot:
     channels = checkpoint["channel_values"]
     held = channels.get("snapshot") or (channels.get("__start__") or {}).get("snapshot")
     return held or {}
+
+
+def _names(namespace: str) -> list[str]:
+    """Return the nodes that a namespace leads through, the outermost first."""
+    return [part.split(":", 1)[0] for part in namespace.split("|")] if namespace else []
 
 
 def _ended(checkpoint: Checkpoint) -> list[dict[str, Any]]:

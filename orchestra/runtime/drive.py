@@ -22,13 +22,14 @@ from orchestra.runtime.remains import tell_remains
 from orchestra.runtime.running import SessionRun, timed_out
 from orchestra.runtime.setup import Setup
 from orchestra.runtime.snapshots import WorkspaceSnapshotIndex
+from orchestra.runtime.standing import Standing
 from orchestra.runtime.stopping import StopGate, finish, forget_cancellation, in_full
 from orchestra.runtime.store import SessionRecord, SessionRow, Status, read_session
 from orchestra.runtime.turnfiles import Held, IntegratedFiles
 from orchestra.runtime.worktree import worktree_place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     import aiosqlite
     from langchain_core.runnables import RunnableConfig
@@ -127,12 +128,14 @@ class _Drive:
             joins=pipeline.topology.joins,
             entries=entries(pipeline),
             base=workspace.bases,
+            branches=pipeline.branches.by_name,
         )
         redact = pipeline.resolver.redact
         self._log = ObservabilityLogger(connection, self._saver.lock, listener, redact)
         self._row = SessionRow(connection, self._saver.lock)
         self._compiler = GraphCompiler(pipeline)
         self._graph = self._compiler.compile(self._saver)
+        self._standing = Standing(self._graph, self._saver, self._session, pipeline.branches.by_name)
         self._config: RunnableConfig = {"configurable": {"thread_id": self._session}}
         self._gate = StopGate()
         self._interrupted = False
@@ -146,50 +149,26 @@ class _Drive:
         follower = BranchFollower(self._git, self._workspace, index, self._session, positions, places, self._log.emit)
         self._saver.after_put = follower.follow
         self._saver.before_put = self._log.flush
-        held = await self._held()
         try:
             if self._record.status is not Status.COMPLETED:
-                await self._go_on(held, follower)
+                await self._go_on(follower)
             else:
-                await follower.locate({name: place.commit for name, place in held.items()})
+                await follower.locate({name: place.commit for name, place in (await self._held()).items()})
         finally:
             await self._log.stop()
         return await in_full(self._result(follower))
 
-    async def _go_on(self, held: dict[str, Held], follower: BranchFollower) -> None:
-        limits = self._pipeline.pipeline.limits
-        files = IntegratedFiles(
-            self._git,
-            self._worktrees,
-            self._workspace,
-            held,
-            pipeline=self._pipeline.pipeline.name,
-            session=self._session,
-            prepare=Setup(self._git, self._setup_commands(), self._session).prepare,
-            tell=lambda kind, payload, turn: self._log.emit(
-                kind, payload, node=turn.node, turn=turn.number, attempt=turn.attempt
-            ),
-        )
-        run = SessionRun(
-            self._session,
-            self._workspace,
-            files,
-            self._git,
-            self._saver,
-            self._log,
-            limits,
-            await self._known_failures(),
-            self._gate,
-        )
+    async def _go_on(self, follower: BranchFollower) -> None:
         started = self._record.checkpoints == 0
         await self._row.set(Status.RUNNING)
         self._log.emit("session_started" if started else "session_resumed", self._what_runs())
         for notice in self._notices:
             self._log.emit(*notice.event)
         try:
-            files.let_go_first(await self._interrupted_turns())
+            run = await self._session_run()
+            run.files.let_go_first(await self._standing.interrupted_turns())
             await follower.move(await self._checkpointed())
-            await self._invoke(run, limits.timeout)
+            await self._invoke(run, self._pipeline.pipeline.limits.timeout)
             await in_full(self._settle(run))
         except OrchestraError as error:
             await self._fail({"code": error.code, "message": error.message, "hint": error.hint, "agent": None})
@@ -216,6 +195,33 @@ class _Drive:
 
     def _setup_commands(self) -> dict[str, str]:
         return {name: repo.setup for name, repo in self._pipeline.pipeline.workspace.repos.items() if repo.setup}
+
+    async def _session_run(self) -> SessionRun:
+        """Return what the graph gets of the runtime, as of the session's last checkpoints."""
+        files = IntegratedFiles(
+            self._git,
+            self._worktrees,
+            self._workspace,
+            self._places(await self._standing.newest_snapshot()),
+            pipeline=self._pipeline.pipeline.name,
+            session=self._session,
+            prepare=Setup(self._git, self._setup_commands(), self._session).prepare,
+            tell=lambda kind, payload, turn: self._log.emit(
+                kind, payload, node=turn.node, turn=turn.number, attempt=turn.attempt
+            ),
+        )
+        return SessionRun(
+            self._session,
+            self._workspace,
+            files,
+            self._git,
+            self._saver,
+            self._log,
+            self._pipeline.pipeline.limits,
+            await self._known_failures(),
+            self._gate,
+            await self._standing.begun_turns(),
+        )
 
     async def _invoke(self, run: SessionRun, seconds: float | None) -> None:
         """Run the graph from where it stands, for so long at the most."""
@@ -293,28 +299,6 @@ class _Drive:
         place = worktree_place(self._session, SESSION_SLOT).as_posix()
         return dict.fromkeys((repo for node in self._pipeline.nodes.values() for repo in node.worktrees), place)
 
-    async def _interrupted_turns(self) -> list[str]:
-        """Return the nodes that were in the middle of a turn: another one's commit would make them start anew.
-
-        A turn that has failed gives way to one that was cut off: only one of them can have the files it began on.
-        """
-        found = await self._saver.aget_tuple(self._config)
-        if found is None:
-            return []
-        written: dict[str, set[str]] = {}
-        for task_id, channel, _ in found.pending_writes or ():
-            written.setdefault(task_id, set()).add(channel)
-        async with self._saver.lock:
-            rows = await self._connection.execute_fetchall(
-                "SELECT DISTINCT checkpoint_ns FROM checkpoints WHERE checkpoint_ns != ''"
-            )
-        inside = {row[0].split("|")[0] for row in rows}
-        state = await self._graph.aget_state(self._config)
-        tasks = [task for task in state.tasks if f"{task.name}:{task.id}" in inside]
-        cut_off = [task.name for task in tasks if task.id not in written]
-        stopped = [task.name for task in tasks if written.get(task.id, set()) & {"__interrupt__", "__error__"}]
-        return cut_off or stopped
-
     async def _known_failures(self) -> frozenset[tuple[str, int, int]]:
         async with self._saver.lock:
             rows = await self._connection.execute_fetchall(
@@ -341,10 +325,14 @@ class _Drive:
             await self._row.set(Status.COMPLETED)
         else:
             raise SessionError(
-                f"the graph stopped before its end, with {', '.join(state.next) or 'unfinished tasks'} to do",
+                f"the graph stopped before its end, with {self._open(state.next) or 'unfinished tasks'} to do",
                 code="stopped-early",
                 hint="this is a bug of Orchestra; `orchestra resume` goes on",
             )
+
+    def _open(self, nodes: tuple[str, ...]) -> str:
+        branches = self._pipeline.branches.by_name
+        return ", ".join(branches[name].entry if name in branches else name for name in nodes)
 
     async def _fail(self, cause: dict[str, Any]) -> None:
         redact = self._pipeline.resolver.redact
@@ -353,28 +341,26 @@ class _Drive:
         await self._log.flush()
         await self._row.set(Status.FAILED, error=cause)
 
-    async def _values(self) -> Mapping[str, Any]:
-        """Return the state; where a reducer fails on what was written last, that of the last checkpoint."""
+    async def _outputs(self) -> dict[str, Any]:
+        """Return the agents' outputs; where a reducer fails on what was written last, those of the last checkpoint."""
         try:
-            values: Mapping[str, Any] = (await self._graph.aget_state(self._config)).values
+            return await self._standing.outputs()
         except sqlite3.Error:
             raise
         except Exception:  # noqa: BLE001 - the user's reducers; how the session ended says so already
             found = await self._saver.aget_tuple(self._config)
-            values = found.checkpoint["channel_values"] if found else {}
-        return values
+            return dict(found.checkpoint["channel_values"].get("agent_outputs", {})) if found else {}
 
     async def _result(self, follower: BranchFollower) -> SessionResult:
         if not self._record.files.database.exists():  # nothing that was written since is there
             repos = [repo.repository for repo in self._workspace.repos.values()]
             raise await tell_remains(self._git, repos, self._record.files.directory.parents[2], self._session)
-        values = await self._values()
         held = await self._held()
         topology = self._pipeline.topology
         record = read_session(self._record.files)
         return SessionResult(
             record=replace(record, status=Status.INTERRUPTED) if self._interrupted else record,
-            agent_outputs=dict(values.get("agent_outputs", {})),
+            agent_outputs=await self._outputs(),
             branches=follower.branches(),
             commits={name: place.commit for name, place in held.items()},
             final=tuple(name for name in topology.nodes if name in topology.exits),

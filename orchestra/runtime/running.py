@@ -16,7 +16,7 @@ from orchestra.runtime.workspace import process_environment
 from orchestra.tools.registry import RepoContext
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Collection, Mapping
 
     from orchestra.agents.context import Snapshot, Turn, TurnRequest
     from orchestra.errors import OrchestraError
@@ -42,6 +42,7 @@ class SessionRun:
         limits: Where the session stops by itself.
         known_failures: `(node, turn, attempt)` of attempts that failed when the session was driven before.
         gate: Where calls wait when the session is to stop.
+        begun: `(node, turn)` of the turns that have begun, those that have ended among them.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class SessionRun:
         limits: Limits,
         known_failures: frozenset[tuple[str, int, int]],
         gate: StopGate,
+        begun: frozenset[tuple[str, int]] = frozenset(),
     ) -> None:
         self.session = session
         self.workspace = workspace
@@ -65,6 +67,7 @@ class SessionRun:
         self._limits = limits
         self._known_failures = known_failures
         self._gate = gate
+        self._begun = set(begun)
         self._lasted: dict[tuple[str, int, int], float] = {}
         """Seconds of attempts that ended without a result, for the event that says why."""
         self.failures = 0
@@ -73,6 +76,15 @@ class SessionRun:
     def emit(self, type: str, **payload: Any) -> None:  # noqa: A002 - the event's own word
         """Write an event that belongs to no turn."""
         self.log.emit(type, payload, node=payload.get("agent"))
+
+    def begin(self, turn: tuple[str, int], ended: set[tuple[str, int]], beside: Collection[str], *, most: int) -> bool:  # noqa: ARG002 - whoever is beside says so itself
+        """Note that a turn begins; False: it must not, since so many others have begun in the session."""
+        self._begun |= ended
+        if len(self._begun - {turn}) >= most:
+            self.files.let_pass(turn[0])
+            return False
+        self._begun.add(turn)
+        return True
 
     @asynccontextmanager
     async def turn(self, request: TurnRequest) -> AsyncIterator[Turn]:

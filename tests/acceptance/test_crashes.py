@@ -13,6 +13,7 @@ import pytest
 from tests.acceptance.crash.__main__ import chosen
 from tests.acceptance.crash.campaign import LEFT_OPEN, Bench
 from tests.acceptance.crash.checker import check_finished, user_side
+from tests.acceptance.crash.scenario import BRANCHES
 from tests.acceptance.crash.trial import Kill, Trial
 from tests.gitkit import git
 
@@ -55,6 +56,30 @@ def test_a_session_killed_at_a_failpoint_ends_as_if_nothing_had_happened(
     hits = chosen(bench.times(phase, point), 1 if point.startswith("event-") else 2)
 
     assert [bench.kill_at(phase, point, hit) > 0 for hit in hits] == [True] * len(hits)
+
+
+IN_BRANCHES = (
+    "checkpoint-due", "checkpoint-written", "snapshot-pinned", "turn-committed", "worktree-on-commit", "writes-due",
+    "writes-stored",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def branches(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """The scenario with branches of several agents and a loop around them, run once undisturbed."""
+    return Bench.prepare(tmp_path_factory.mktemp("crash-branches") / "bench", BRANCHES)
+
+
+@pytest.mark.parametrize("point", IN_BRANCHES)
+def test_a_session_killed_in_its_branches_ends_as_if_nothing_had_happened(branches: Bench, point: str) -> None:
+    hits = chosen(branches.passes["run"][point], 4)
+
+    assert [branches.kill_at("run", point, hit) > 0 for hit in hits] == [True] * len(hits)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_session_with_branches_killed_at_random_instants_ends_well(branches: Bench, seed: int) -> None:
+    assert branches.kill_at_random(seed) > 0
 
 
 @pytest.mark.parametrize("seed", range(25))

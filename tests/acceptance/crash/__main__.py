@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.acceptance.crash.campaign import KILLS_OF_A_TRIAL, Bench, Phase
+from tests.acceptance.crash.scenario import SCENARIOS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +52,7 @@ def main() -> int:
     started = time.monotonic()
     global _bench  # noqa: PLW0603 - forked workers find it here
     directory = Path(tempfile.mkdtemp(prefix="orchestra-crash-", dir=options.directory))
-    _bench = Bench.prepare(directory)
+    _bench = Bench.prepare(directory, SCENARIOS[options.scenario])
     tasks = [*_point_tasks(options.hits, options.point), *_random_tasks(options.random, options.seed)]
     _say(f"{len(tasks)} trials in {directory}; an undisturbed run takes {_bench.reference.seconds:.1f} s")
     kills: Counter[str] = Counter()
@@ -70,6 +71,7 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.acceptance.crash", description=__doc__)
+    parser.add_argument("--scenario", choices=sorted(SCENARIOS), default="round", help="what is run and killed")
     parser.add_argument("--hits", type=int, default=2, help="passes of each failpoint to kill at; 0: every one")
     parser.add_argument("--point", action="append", help="only this failpoint; may be repeated")
     parser.add_argument("--random", type=int, default=100, help="kills at random instants (about)")

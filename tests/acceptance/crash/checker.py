@@ -90,7 +90,9 @@ def check_finished(trial: Trial, document: dict[str, Any], reference: Reference)
     assert made == [document["session_id"]], "directories of sessions that were never made"
     _check_strangers(trial)
     paid = trial.model_calls() - reference.model_calls
-    assert 0 <= paid <= len(trial.kills), f"{paid} more model calls than undisturbed after {len(trial.kills)} kills"
+    assert 0 <= paid <= len(trial.kills) * trial.scenario.at_once, (
+        f"{paid} more model calls than undisturbed after {len(trial.kills)} kills"
+    )
     _check_log(trial, document)
 
 
@@ -146,14 +148,20 @@ def check_checkpoints(trial: Trial) -> None:
         commits = {about["repos"][name] for about, _, _ in shown}
         assert commits <= _reachable(repo), f"a checkpoint names a commit of {name} that no reference leads to"
         known = {commit: files_at(repo, commit) for commit in commits}
-        turns: dict[str, int] = {}
+        levels: dict[str, Mapping[str, int]] = {"": {}}
         for about, namespace, checkpoint in shown:
             channels = checkpoint["channel_values"]
-            if not namespace:
-                turns = channels.get("turns") or {}
-            _check_files(
-                trial, name, known[about["repos"][name]], about["agent"] if namespace else None, turns, channels
-            )
+            level = _level(namespace)
+            if level == namespace:
+                levels[level] = (channels.get("__start__") or channels).get("turns") or {}
+            inside = about["agent"] if level != namespace else None
+            _check_files(trial, name, known[about["repos"][name]], inside, level, levels[level], channels)
+
+
+def _level(namespace: str) -> str:
+    """Return the namespace of the graph in which a turn stands: the root's, or that of the innermost branch."""
+    parts = namespace.split("|")
+    return "|".join(part for part in parts if part.startswith("branch."))
 
 
 def _check_files(
@@ -161,22 +169,27 @@ def _check_files(
     repo: str,
     files: Mapping[str, str],
     inside: str | None,
+    level: str,
     turns: Mapping[str, int],
     channels: Mapping[str, Any],
 ) -> None:
     """Check the files of one checkpoint line by line.
 
     An agent's own lines are known exactly: those of its finished turns, and inside a turn those of the calls whose
-    results the checkpoint has. Of others working beside it there may be one whole turn more.
+    results the checkpoint has. Of others working beside it there may be whole turns more.
     """
     assert "junk.tmp" not in files, "a call that was cut off is in a checkpoint"
+    branch = level.rpartition("|")[2].split(":")[0].removeprefix("branch.")
     for agent in trial.scenario.agents:
         lines = files.get(f"{agent}.log", "").split()
         done = turns.get(agent, 0)
         whole = _notes(trial, repo, agent, done)
+        beside = bool(branch) and agent not in trial.scenario.branches[branch]
         if agent == inside:
             own = trial.scenario.notes(repo, agent, done + 1)
             expected = [whole + own[: _answered(repo, channels)]]
+        elif beside:
+            expected = [_notes(trial, repo, agent, more) for more in range(done, trial.scenario.turns(agent) + 1)]
         elif inside is None:
             expected = [whole]
         else:

@@ -37,6 +37,10 @@ class Scenario:
     """Name → the files of its first commit."""
     files: Mapping[str, str] = field(default_factory=dict)
     """More files beside the pipeline."""
+    branches: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """First agent of a branch that is a graph of its own → the agents in it."""
+    at_once: int = 1
+    """How many model calls may be under way at a time, and be paid again after a kill."""
 
     def notes(self, repo: str, agent: str, turn: int) -> list[str]:
         """Return the lines that a turn of an agent adds to its log in a repo, in order."""
@@ -92,6 +96,11 @@ def _turn(agent: str, turn: int, *, repos: tuple[str, ...]) -> list[dict[str, An
     return [first, both, message, _says(f"{agent} {turn}")]
 
 
+def _brief(agent: str, turn: int, repo: str = "app") -> list[dict[str, Any]]:
+    """One call, then the answer."""
+    return [{"tools": [_note(repo, agent, f"{turn}.1")]}, _says(f"{agent} {turn}")]
+
+
 def _agent(*tools: str, **more: Any) -> dict[str, Any]:
     return {"task": {"template": "Do your part."}, "model": "m", "tools": list(tools), **more}
 
@@ -103,27 +112,35 @@ import orchestra
 @orchestra.condition("verdict")
 def verdict(state):
     return ["left", "right"] if state["agent_outputs"]["critic"]["verdict"] == "revise" else "closer"
+
+@orchestra.condition("verdict-on-branches")
+def verdict_on_branches(state):
+    return ["a-one", "b-one"] if state["agent_outputs"]["critic"]["verdict"] == "revise" else "closer"
 """
+SURROUNDINGS: dict[str, Any] = {
+    "providers": {"default": "offline", "offline": {"type": "scripted", "script": "script.yaml"}},
+    "workspace": {
+        "repos": {"app": {"path": "../app", "copy": ["*.cache"], "setup": SETUP}, "web": {"path": "../web"}},
+        "tools": {
+            "app": {
+                "note": {"command": NOTE, "args": {"line": {}, "file": {}}},
+                "look": {"command": LOOK, "args": {}, "writes": False},
+                "tally": {"command": "echo tally >> tally.log; wc -l < tally.log", "args": {}},
+            },
+            "web": {"note": {"command": NOTE, "args": {"line": {}, "file": {}}}},
+        },
+    },
+}
+REPOS = {"app": {"app.py": "x = 1\n", "README.md": "app\n"}, "web": {"web.js": "1\n", "README.md": "web\n"}}
 WRITES_APP = ("app:note", "app:git-commit")
 WRITES_BOTH = ("app:note", "web:note", "app:git-commit")
 
 ROUND = Scenario(
     name="round",
-    repos={"app": {"app.py": "x = 1\n", "README.md": "app\n"}, "web": {"web.js": "1\n", "README.md": "web\n"}},
+    repos=REPOS,
     pipeline={
         "name": "round",
-        "providers": {"default": "offline", "offline": {"type": "scripted", "script": "script.yaml"}},
-        "workspace": {
-            "repos": {"app": {"path": "../app", "copy": ["*.cache"], "setup": SETUP}, "web": {"path": "../web"}},
-            "tools": {
-                "app": {
-                    "note": {"command": NOTE, "args": {"line": {}, "file": {}}},
-                    "look": {"command": LOOK, "args": {}, "writes": False},
-                    "tally": {"command": "echo tally >> tally.log; wc -l < tally.log", "args": {}},
-                },
-                "web": {"note": {"command": NOTE, "args": {"line": {}, "file": {}}}},
-            },
-        },
+        **SURROUNDINGS,
         "agents": {
             "planner": _agent(*WRITES_APP),
             "left": _agent(*WRITES_BOTH),
@@ -155,3 +172,63 @@ ROUND = Scenario(
     },
     files={"conditions/verdict.py": VERDICT},
 )
+
+BRANCHES = Scenario(
+    name="branches",
+    repos=REPOS,
+    pipeline={
+        "name": "branches",
+        **SURROUNDINGS,
+        "agents": {
+            "planner": _agent(*WRITES_APP),
+            "a-one": _agent(*WRITES_APP),
+            "a-left": _agent(*WRITES_APP),
+            "a-more": _agent(*WRITES_APP),
+            "a-right": _agent("web:note"),
+            "a-last": _agent(*WRITES_BOTH),
+            "b-one": _agent(*WRITES_BOTH),
+            "b-reader": _agent("app:read-file"),
+            "critic": _agent("app:read-file", output={"type": "object", "properties": {"verdict": {"type": "string"}}}),
+            "closer": _agent(*WRITES_BOTH),
+        },
+        "steps": {"count": {"tool": "app:tally"}},
+        "conditions": "conditions",
+        "graph": [
+            {"from": "START", "to": "planner"},
+            {"from": "planner", "to": ["a-one", "b-one"]},
+            {"from": "a-one", "to": ["a-left", "a-right"]},
+            {"from": "a-left", "to": "a-more"},
+            {"from": ["a-more", "a-right"], "to": "a-last"},
+            {"from": "b-one", "to": "count"},
+            {"from": "count", "to": "b-reader"},
+            {"from": ["a-last", "b-reader"], "to": "critic"},
+            {"from": "critic", "to": ["a-one", "b-one", "closer"], "condition": "verdict-on-branches", "max_loops": 1},
+            {"from": "closer", "to": "END"},
+        ],
+    },
+    script={
+        "planner": [_brief("planner", 1)],
+        "a-one": [_brief("a-one", turn) for turn in (1, 2)],
+        "a-left": [_brief("a-left", turn) for turn in (1, 2)],
+        "a-more": [_brief("a-more", turn) for turn in (1, 2)],
+        "a-right": [_brief("a-right", turn, "web") for turn in (1, 2)],
+        "a-last": [_turn("a-last", turn, repos=("app", "web")) for turn in (1, 2)],
+        "b-one": [_turn("b-one", turn, repos=("app", "web")) for turn in (1, 2)],
+        "b-reader": [
+            [{"tools": [{"name": "app:read-file", "args": {"path": "b-one.log"}}]}, _says(f"read {turn}")]
+            for turn in (1, 2)
+        ],
+        "critic": [[{"output": {"verdict": "revise"}}], [{"output": {"verdict": "approve"}}]],
+        "closer": [_brief("closer", 1)],
+    },
+    files={"conditions/verdict.py": VERDICT},
+    branches={
+        "a-one": ("a-one", "a-left", "a-more", "a-right", "a-last"),
+        "a-left": ("a-left", "a-more"),
+        "b-one": ("b-one", "b-reader"),
+    },
+    at_once=3,
+)
+"""A fan-out of branches of several agents, one with a fan-out inside, and a loop around it."""
+
+SCENARIOS = {scenario.name: scenario for scenario in (ROUND, BRANCHES)}
