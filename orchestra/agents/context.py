@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from orchestra.agents.meeting import Merged, Settled
 from orchestra.errors import AgentError
 from orchestra.tools.registry import RepoContext, ToolContext
 
@@ -19,14 +20,17 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping
     from contextlib import AbstractAsyncContextManager
 
+    from orchestra.agents.meeting import MergeRequest, Record
+
 Snapshot = dict[str, dict[str, dict[str, Any]]]
 """`{slot: {repo: {"commit": sha, "n": int}}}`; see DESIGN §5.3."""
 
 SESSION_SLOT = "_session"
 """The slot of the integrated files, those of the session branch."""
 
-Retry = Literal["continue", "restart", "never"]
-"""How a failed turn may go on: from its last checkpoint, from its start, or not without the user."""
+Retry = Literal["continue", "restart", "mend", "never"]
+"""How a failed turn may go on: from its last checkpoint, from its start, once a person has looked at what it left, or
+not without the user."""
 
 
 class TurnFailed(AgentError):  # noqa: N818 - DESIGN's word: a failed turn
@@ -35,8 +39,9 @@ class TurnFailed(AgentError):  # noqa: N818 - DESIGN's word: a failed turn
     Args:
         message: What is wrong.
         code: Stable name of the cause.
-        retry: `continue` from the last checkpoint inside the turn, `restart` from its start, or `never`: trying
-            again can't help before the user has changed something.
+        retry: `continue` from the last checkpoint inside the turn, `restart` from its start, `mend`: a `resume` looks
+            first whether a person has mended it, and only then starts it anew; or `never`: trying again can't help
+            before the user has changed something.
         hint: What to do.
     """
 
@@ -122,6 +127,20 @@ class TurnRequest:
     """The LangGraph namespace of the turn's own checkpoints."""
     started_at: str
     """ISO 8601 time from the state: the date of the turn's commit, the same on every resume."""
+    slots: Mapping[str, str] = field(default_factory=dict)
+    """Repo → the slot in which the node works; where it lacks, the session's own."""
+    position: Mapping[str, str] = field(default_factory=dict)
+    """Repo → the slot whose newest commit the turn begins on; where it lacks, the session's own."""
+    conflict: Record | None = None
+    """The conflict that the turn has to resolve."""
+
+    def slot(self, repo: str) -> str:
+        """Return the slot in which the node works in a repo."""
+        return self.slots.get(repo, SESSION_SLOT)
+
+    def begins_on(self, repo: str) -> str:
+        """Return the slot whose newest commit the turn begins on in a repo."""
+        return self.position.get(repo, SESSION_SLOT)
 
 
 class RunContext(Protocol):
@@ -148,6 +167,22 @@ class RunContext(Protocol):
 
     async def failed(self, request: TurnRequest, error: TurnFailed) -> bool:
         """Count a failed attempt; True: the turn may start anew, False: the session stops."""
+
+    async def merge(self, request: MergeRequest) -> Merged:
+        """Bring the commits of several branches together, up to the first conflict; no worktree is touched.
+
+        Raises:
+            OrchestraError: Git could not do its part.
+        """
+
+    async def settle(self, record: Record, date: str) -> Settled:
+        """Hand a conflict to a person, or take up what the person has resolved since."""
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Note what a merge gave, now that the node which asked for it is sure to end."""
+
+    def retire(self, slots: Mapping[str, Collection[str]]) -> None:
+        """Remove the worktrees of branches that are merged: repo → slots."""
 
     def emit(self, type: str, **payload: Any) -> None:  # noqa: A002 - the event's own word
         """Write an event that belongs to no turn."""
@@ -227,6 +262,20 @@ class Detached:
     async def failed(self, request: TurnRequest, error: TurnFailed) -> bool:  # noqa: ARG002 - the protocol's arguments
         """Give up at once."""
         return False
+
+    async def merge(self, request: MergeRequest) -> Merged:  # noqa: ARG002 - the protocol's argument
+        """There are no files."""
+        return Merged({}, {})
+
+    async def settle(self, record: Record, date: str) -> Settled:  # noqa: ARG002 - the protocol's arguments
+        """There are no files, hence no conflict."""
+        return Settled({})
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        """There are no files."""
+
+    def retire(self, slots: Mapping[str, Collection[str]]) -> None:
+        """There are no files."""
 
     def emit(self, type: str, **payload: Any) -> None:  # noqa: A002 - the event's own word
         """Drop the event."""

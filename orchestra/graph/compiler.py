@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from langgraph.types import Overwrite
 
 from orchestra.graph.bodies import AgentBody, StepBody
-from orchestra.graph.lowering import Body, lower
+from orchestra.graph.lowering import lower
 from orchestra.graph.routing import Router
 from orchestra.graph.topology import START
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
     from langgraph.graph.state import CompiledStateGraph
 
+    from orchestra.graph.nodes import Body
     from orchestra.graph.resolved import ResolvedPipeline
 
 RECURSION_LIMIT = 10**9
@@ -45,6 +46,7 @@ class GraphCompiler:
             bodies,
             pipeline.extension.annotations,
             branches=pipeline.branches.lowered,
+            layout=pipeline.slots,
             max_steps=pipeline.pipeline.limits.max_steps,
         )
         compiled = graph.compile(checkpointer=checkpointer, name=pipeline.pipeline.name)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from orchestra.graph.regions import Branch
 
-_LOCAL = frozenset({"frontier", "ended"})
-"""What says who is active beside whom, and whose turn has just ended: it holds in one graph."""
+_LOCAL = frozenset({"frontier", "ended", "_stands"})
+"""What says who is active beside whom, and what has just ended: it holds in one graph."""
 
 
 @dataclass(frozen=True)

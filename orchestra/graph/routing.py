@@ -31,6 +31,10 @@ class Route:
     arrivals: dict[str, dict[str, int]] = field(default_factory=dict)
     rounds: dict[str, int] = field(default_factory=dict)
     lineage: dict[str, dict[str, int]] = field(default_factory=dict)
+    reached: list[str] = field(default_factory=list)
+    """Targets that are started by an arrival at their join of mode `any`."""
+    late: bool = False
+    """Whether an arrival came after its round had begun, and started nothing."""
 
     def update(self) -> dict[str, Any]:
         """Return the state's update, without empty fields."""
@@ -83,7 +87,7 @@ class Router:
         for name in self._topology.arrivals.get(node, ()):
             join = self._topology.joins[name]
             if join.mode == "any":
-                self._arrive_at_any(node, join, route, state)
+                self._arrive_at_any(node, turn, join, route, state)
             else:
                 route.arrivals[name] = {node: turn}
                 route.targets[name] = None
@@ -104,7 +108,7 @@ class Router:
                 own[name] = max(count, own.get(name, 0))
         return own
 
-    def _arrive_at_any(self, node: str, join: Join, route: Route, state: Mapping[str, Any]) -> None:
+    def _arrive_at_any(self, node: str, turn: int, join: Join, route: Route, state: Mapping[str, Any]) -> None:
         """Start the target of a join of mode `any` for the first arrival of a round.
 
         An arrival that does not descend from the join's last start belongs to that round still, and starts nothing.
@@ -113,8 +117,11 @@ class Router:
         done = state.get("rounds", {}).get(join.name, 0)
         own = self._descent(node, state)
         if own.get(join.name, 0) < done:
+            route.late = True
             return
         route.targets[join.target] = None
+        route.arrivals[join.name] = {node: turn}
+        route.reached.append(join.target)
         route.rounds[join.name] = done + 1
         route.lineage[join.target] = {**route.lineage.get(join.target, {}), **own, join.name: done + 1}
 
@@ -146,7 +153,7 @@ class Router:
 
     def join(self, join: Join, state: Mapping[str, Any]) -> JoinStep:
         """Decide whether a join of mode `all` fires in this step, waits, or has nothing to do."""
-        waiting = _pending(join, state)
+        waiting = pending(join, state)
         active = [node for node in state.get("frontier", ()) if node != join.name]
         if not waiting:
             return JoinStep(fires=False, waits=False)
@@ -185,8 +192,8 @@ class JoinStep:
     """Source → turn of the arrivals that are taken up."""
 
 
-def _pending(join: Join, state: Mapping[str, Any]) -> dict[str, int]:
-    """Return the arrivals that the join has not taken up yet."""
+def pending(join: Join, state: Mapping[str, Any]) -> dict[str, int]:
+    """Return source → turn of the arrivals that a join has not taken up yet."""
     arrived = state.get("arrivals", {}).get(join.name, {})
     taken = state.get("joined", {}).get(join.name, {})
     return {source: turn for source, turn in arrived.items() if turn > taken.get(source, 0)}
@@ -194,7 +201,7 @@ def _pending(join: Join, state: Mapping[str, Any]) -> dict[str, int]:
 
 def _is_awaited(topology: Topology, join: Join, active: Iterable[str], state: Mapping[str, Any]) -> bool:
     """Tell whether a source that has not arrived can still be reached from an active node."""
-    missing = set(join.sources) - _pending(join, state).keys()
+    missing = set(join.sources) - pending(join, state).keys()
     return any(not missing.isdisjoint(topology.reaches(node, avoiding=join.name)) for node in active)
 
 

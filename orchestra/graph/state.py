@@ -10,6 +10,7 @@ from langgraph.channels import Topic
 from langgraph.graph.message import add_messages
 
 from orchestra.agents.context import Snapshot, newest_snapshot
+from orchestra.agents.meeting import Position, Record  # noqa: TC001 - LangGraph reads the annotations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -71,6 +72,16 @@ class OrchestraState(TypedDict, total=False):
     """The nodes that were started in the step just ended: who is active beside whom."""
     ended: Annotated[list[dict[str, Any]], Topic(dict)]
     """`{"agent", "turn"}` of the turns that finished in the step just ended."""
+    _positions: Annotated[dict[str, Position], merge]
+    """Node, or `source>join` → where the files of the token stand that came there last."""
+    _stands: Annotated[list[Position], Topic(dict)]
+    """Where the files of the nodes stand that finished in the step just ended."""
+    _loose: Annotated[dict[str, dict[str, Any]], merge]
+    """`node#turn` → `{"late", "commits"}` of a token that has ended and is not merged yet; empty once it is."""
+    _merging: Annotated[dict[str, Record], merge]
+    """Node behind a join → the conflict that is open there; empty once it is resolved."""
+    _conflicts: Annotated[dict[str, dict[str, Any]], merge]
+    """Number → a conflict of the session as `run --json` tells it, solved ones too."""
 
 
 BASE_FIELDS = frozenset(OrchestraState.__annotations__)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestra.agents.context import SESSION_SLOT
 from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.snapshots import RepoState
 from orchestra.runtime.turns import move_branch
+from orchestra.runtime.worktree import worktree_place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from orchestra.runtime.checkpoints import SavedCheckpoint
     from orchestra.runtime.git import GitManager
@@ -27,7 +27,7 @@ class BranchFollower:
         index: Checkpoint → commits, both ways.
         session: The session's id.
         at: Where each branch is; None: it has not been made yet.
-        worktrees: Where the session's worktree of a repo lies, below its top; repos without one lack.
+        worktrees: The repos that have worktrees.
         tell: Logs an event: `tell(type, payload)`.
     """
 
@@ -38,7 +38,7 @@ class BranchFollower:
         index: WorkspaceSnapshotIndex,
         session: str,
         at: Mapping[str, str | None],
-        worktrees: Mapping[str, str],
+        worktrees: Collection[str],
         tell: Callable[[str, dict[str, Any]], None],
     ) -> None:
         self._git = git
@@ -46,7 +46,7 @@ class BranchFollower:
         self._index = index
         self._session = session
         self._at = dict(at)
-        self._worktrees = dict(worktrees)
+        self._worktrees = frozenset(worktrees)
         self._tell = tell
         self.refs: dict[str, str] = {}
         """Repo → where its result is, when that is not the branch itself."""
@@ -57,8 +57,8 @@ class BranchFollower:
         await self._index.record(saved.id, saved.namespace, self._states(saved), created_at=saved.created_at)
         failpoint("checkpoint-indexed")
         self._tell("checkpoint", {"id": saved.id, "namespace": saved.namespace, "repos": dict(saved.repos)})
-        if not saved.namespace:
-            await self.move(saved.repos)
+        if not saved.namespace and not saved.in_conflict:
+            await self.move(saved.integrated)
             failpoint("branch-moved")
 
     async def move(self, commits: Mapping[str, str]) -> None:
@@ -104,15 +104,21 @@ class BranchFollower:
             if repo.branch is not None
         }
 
+    def positions(self) -> dict[str, str]:
+        """Return where every branch is, by its repo; one that can't be moved is where it should be."""
+        return {name: commit for name, commit in self._at.items() if commit is not None and name not in self.refs}
+
     def _states(self, saved: SavedCheckpoint) -> list[RepoState]:
-        held = saved.snapshot.get(SESSION_SLOT, {})
         return [
             RepoState(
                 repo=name,
                 commit_sha=commit,
                 branch=self._workspace.repos[name].branch,
-                worktree_path=self._worktrees.get(name),
-                agent=saved.agent if name in held else None,
+                worktree_path=self._place(name, saved.slots[name]),
+                agent=saved.agent,
             )
             for name, commit in saved.repos.items()
         ]
+
+    def _place(self, repo: str, slot: str) -> str | None:
+        return worktree_place(self._session, slot).as_posix() if repo in self._worktrees else None

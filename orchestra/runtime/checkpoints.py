@@ -41,9 +41,15 @@ class SavedCheckpoint:
     namespace: str
     agent: str | None
     repos: Mapping[str, str]
+    """The commit of each, as the agent has it that the checkpoint is about."""
+    slots: Mapping[str, str]
+    """Repo → the worktree that has these files."""
+    integrated: Mapping[str, str]
+    """The commits that the session's branches follow."""
     changed: Sequence[str]
     created_at: str
-    snapshot: Snapshot
+    in_conflict: bool
+    """Whether a conflict is open, so that no branch may move."""
 
 
 class OrchestraSaver(AsyncSqliteSaver):
@@ -80,11 +86,11 @@ class OrchestraSaver(AsyncSqliteSaver):
         self._base = dict(base)
         self._branches = dict(branches or {})
         self._seq = 0
-        self._snapshots: dict[str, Snapshot] = {}
-        """Namespace → the snapshot channel of its newest checkpoint; the root's is ''."""
+        self._shown_repos: dict[str, dict[str, str]] = {}
+        """Namespace → the commits that its newest checkpoint names; the root's is ''."""
 
-    async def prepare(self, thread_id: str) -> None:
-        """Go on where an earlier process stopped: sequence, snapshots, and the clock of the checkpoints' ids.
+    async def prepare(self) -> None:
+        """Go on where an earlier process stopped: sequence, and the clock of the checkpoints' ids.
 
         LangGraph takes the greatest id for the latest checkpoint, and ids come from the wall clock. When that has gone
         back since, new checkpoints would hide behind old ones.
@@ -99,9 +105,6 @@ class OrchestraSaver(AsyncSqliteSaver):
         self._seq = seq or 0
         if newest:
             raise_clock(newest)
-        root = await self.aget_tuple({"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}})
-        if root is not None:
-            self._snapshots[""] = _snapshot(root.checkpoint)
 
     async def expected_snapshot(self, thread_id: str, namespace: str) -> Snapshot | None:
         """Return the snapshot channel at the last checkpoint of a namespace, pending writes applied.
@@ -149,8 +152,8 @@ class OrchestraSaver(AsyncSqliteSaver):
         failpoint("checkpoint-due")
         result = await super().aput(config, checkpoint, cast("CheckpointMetadata", enriched), new_versions)
         if not namespace:
-            self._snapshots.clear()  # the turns of the step are over, and their namespaces with them
-        self._snapshots[namespace] = saved.snapshot
+            self._shown_repos.clear()  # the turns of the step are over, and their namespaces with them
+        self._shown_repos[namespace] = dict(saved.repos)
         if self.after_put is not None:
             await self.after_put(saved)
         return result
@@ -169,12 +172,6 @@ class OrchestraSaver(AsyncSqliteSaver):
         """Tell whether a namespace is the root's or that of a branch, not one inside a turn."""
         return all(name in self._branches for name in _names(namespace))
 
-    def _levels_around(self, namespace: str) -> list[str]:
-        """Return the namespaces of the branches around a namespace, the innermost first."""
-        parts = namespace.split("|")
-        around = ["|".join(parts[:length]) for length in range(len(parts) - 1, 0, -1)]
-        return [one for one in around if self.is_between_turns(one)]
-
     async def finished_turns(self) -> frozenset[tuple[str, int]]:
         """Return `(node, turn)` of every turn of the session that has ended, in whatever branch."""
         async with self.lock:
@@ -187,36 +184,44 @@ class OrchestraSaver(AsyncSqliteSaver):
         return frozenset((row[0], row[1]) for row in rows) | {pair for turns in written for pair in turns.items()}
 
     async def _recall(self, namespace: str, config: RunnableConfig) -> None:
-        """Read the snapshots of the checkpoint before, and of those around it, where an earlier process wrote them."""
-        if namespace not in self._snapshots and config["configurable"].get("checkpoint_id"):
+        """Read what the checkpoint before names, where an earlier process wrote it."""
+        if namespace not in self._shown_repos and config["configurable"].get("checkpoint_id"):
             found = await self.aget_tuple(config)
             if found is not None:
-                self._snapshots[namespace] = _snapshot(found.checkpoint)
-        for around in self._levels_around(namespace):
-            if around not in self._snapshots:
-                place = {"thread_id": config["configurable"]["thread_id"], "checkpoint_ns": around}
-                found = await self.aget_tuple({"configurable": place})
-                if found is not None:
-                    self._snapshots[around] = _snapshot(found.checkpoint)
+                about: dict[str, Any] = cast("dict[str, Any]", found.metadata).get(METADATA_KEY, {})
+                self._shown_repos[namespace] = dict(about.get("repos", {}))
 
     def _describe(self, namespace: str, checkpoint: Checkpoint) -> SavedCheckpoint:
-        known = (one for one in (namespace, *self._levels_around(namespace), "") if one in self._snapshots)
-        before = self._snapshots.get(next(known, ""), {})
-        snapshot = newest_snapshot(before, _snapshot(checkpoint))
-        repos, earlier = self._repos(snapshot), self._repos(before)
+        snapshot = _snapshot(checkpoint)
+        slots = self._slots(namespace, checkpoint, snapshot)
+        repos = {repo: _commit(snapshot, slots[repo], repo) or base for repo, base in self._base.items()}
+        before = self._shown_repos.get(namespace, repos)
         return SavedCheckpoint(
             id=checkpoint["id"],
             namespace=namespace,
             agent=self._agent(namespace, checkpoint),
             repos=repos,
-            changed=[repo for repo, commit in repos.items() if earlier.get(repo) != commit],
+            slots=slots,
+            integrated={repo: _commit(snapshot, SESSION_SLOT, repo) or base for repo, base in self._base.items()},
+            changed=[repo for repo, commit in repos.items() if before.get(repo) != commit],
             created_at=checkpoint["ts"],
-            snapshot=snapshot,
+            in_conflict=any((checkpoint["channel_values"].get("_merging") or {}).values()),
         )
 
-    def _repos(self, snapshot: Snapshot) -> dict[str, str]:
-        held = snapshot.get(SESSION_SLOT, {})
-        return {repo: held[repo]["commit"] if repo in held else commit for repo, commit in self._base.items()}
+    def _slots(self, namespace: str, checkpoint: Checkpoint, snapshot: Snapshot) -> dict[str, str]:
+        """Tell whose files a checkpoint names: those of the agent that it is about, else those of its branch.
+
+        Inside a turn the snapshot channel has one entry for each repo: that of the agent's own worktree.
+        """
+        if not self.is_between_turns(namespace):
+            own = {repo: slot for slot, repos in snapshot.items() for repo in repos}
+            return {repo: own.get(repo, SESSION_SLOT) for repo in self._base}
+        stands = checkpoint["channel_values"].get("_stands") or []
+        at = stands[0] if len(stands) == 1 else {}
+        if not stands and namespace:
+            entry = self._branches[_names(namespace)[-1]].entry
+            at = (checkpoint["channel_values"].get("_positions") or {}).get(entry, {})
+        return {repo: at.get(repo, SESSION_SLOT) for repo in self._base}
 
     def _agent(self, namespace: str, checkpoint: Checkpoint) -> str | None:
         if not self.is_between_turns(namespace):
@@ -253,6 +258,11 @@ def _snapshot(checkpoint: Checkpoint) -> Snapshot:
     channels = checkpoint["channel_values"]
     held = channels.get("snapshot") or (channels.get("__start__") or {}).get("snapshot")
     return held or {}
+
+
+def _commit(snapshot: Snapshot, slot: str, repo: str) -> str | None:
+    entry = snapshot.get(slot, {}).get(repo)
+    return str(entry["commit"]) if entry else None
 
 
 def _names(namespace: str) -> list[str]:

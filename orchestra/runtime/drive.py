@@ -7,15 +7,18 @@ import json
 import sqlite3
 import traceback
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from orchestra.agents.context import SESSION_SLOT
 from orchestra.errors import OrchestraError, SessionError
 from orchestra.graph.compiler import GraphCompiler, entries
-from orchestra.graph.lowering import GraphContext
+from orchestra.graph.nodes import GraphContext
 from orchestra.runtime.branches import BranchFollower
 from orchestra.runtime.checkpoints import OrchestraSaver
 from orchestra.runtime.database import open_database
+from orchestra.runtime.ending import leave_on_branches, merge_at_end
+from orchestra.runtime.joining import Joiner
 from orchestra.runtime.machine import database_error, machine_error, resumable
 from orchestra.runtime.observability import ObservabilityLogger
 from orchestra.runtime.remains import tell_remains
@@ -25,8 +28,7 @@ from orchestra.runtime.snapshots import WorkspaceSnapshotIndex
 from orchestra.runtime.standing import Standing
 from orchestra.runtime.stopping import StopGate, finish, forget_cancellation, in_full
 from orchestra.runtime.store import SessionRecord, SessionRow, Status, read_session
-from orchestra.runtime.turnfiles import Held, IntegratedFiles
-from orchestra.runtime.worktree import worktree_place
+from orchestra.runtime.turnfiles import SessionFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     import aiosqlite
     from langchain_core.runnables import RunnableConfig
 
-    from orchestra.agents.context import Snapshot
+    from orchestra.agents.context import Snapshot, TurnRequest
     from orchestra.graph.resolved import ResolvedPipeline
     from orchestra.runtime.git import GitManager
     from orchestra.runtime.notices import Notice
@@ -51,6 +53,7 @@ class SessionResult:
     agent_outputs: dict[str, Any] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     commits: dict[str, str] = field(default_factory=dict)
+    conflicts: list[dict[str, Any]] = field(default_factory=list)
     final: tuple[str, ...] = ()
     """The agents whose edges lead to END: their outputs are the result."""
 
@@ -67,7 +70,7 @@ class SessionResult:
             "commits": self.commits,
             "checkpoints": record.checkpoints,
             "usage": record.usage,
-            "conflicts": [],
+            "conflicts": self.conflicts,
             "waiting_for": record.waiting_for,
             "error": error,
         }
@@ -141,19 +144,19 @@ class _Drive:
         self._interrupted = False
 
     async def run(self) -> SessionResult:
-        await self._saver.prepare(self._session)
+        await self._saver.prepare()
         index = WorkspaceSnapshotIndex(self._connection, self._saver.lock, self._session)
         await index.setup()
         await self._log.start()
-        positions, places = await self._branch_positions(), self._worktree_places()
-        follower = BranchFollower(self._git, self._workspace, index, self._session, positions, places, self._log.emit)
+        positions, used = await self._branch_positions(), self._repos_with_worktrees()
+        follower = BranchFollower(self._git, self._workspace, index, self._session, positions, used, self._log.emit)
         self._saver.after_put = follower.follow
         self._saver.before_put = self._log.flush
         try:
             if self._record.status is not Status.COMPLETED:
                 await self._go_on(follower)
             else:
-                await follower.locate({name: place.commit for name, place in (await self._held()).items()})
+                await follower.locate(self._integrated(await self._root_snapshot()))
         finally:
             await self._log.stop()
         return await in_full(self._result(follower))
@@ -167,8 +170,12 @@ class _Drive:
         try:
             run = await self._session_run()
             run.files.let_go_first(await self._standing.interrupted_turns())
-            await follower.move(await self._checkpointed())
-            await self._invoke(run, self._pipeline.pipeline.limits.timeout)
+            if not await self._standing.in_conflict():
+                await follower.move(await self._checkpointed())
+            try:
+                await self._invoke(run, self._pipeline.pipeline.limits.timeout)
+            finally:
+                await in_full(run.retired())
             await in_full(self._settle(run))
         except OrchestraError as error:
             await self._fail({"code": error.code, "message": error.message, "hint": error.hint, "agent": None})
@@ -198,22 +205,22 @@ class _Drive:
 
     async def _session_run(self) -> SessionRun:
         """Return what the graph gets of the runtime, as of the session's last checkpoints."""
-        files = IntegratedFiles(
+        files = SessionFiles(
             self._git,
             self._worktrees,
             self._workspace,
-            self._places(await self._standing.newest_snapshot()),
+            await self._standing.newest_snapshot(),
+            claims=self._claims(),
             pipeline=self._pipeline.pipeline.name,
             session=self._session,
             prepare=Setup(self._git, self._setup_commands(), self._session).prepare,
-            tell=lambda kind, payload, turn: self._log.emit(
-                kind, payload, node=turn.node, turn=turn.number, attempt=turn.attempt
-            ),
+            tell=self._tell,
         )
         return SessionRun(
             self._session,
             self._workspace,
             files,
+            Joiner(self._git, self._worktrees, self._workspace, files, self._log),
             self._git,
             self._saver,
             self._log,
@@ -222,6 +229,17 @@ class _Drive:
             self._gate,
             await self._standing.begun_turns(),
         )
+
+    def _claims(self) -> dict[str, frozenset[tuple[str, str]]]:
+        slots = self._pipeline.slots
+        return {
+            name: frozenset((slots.of(name, repo), repo) for repo in node.writes)
+            for name, node in self._pipeline.nodes.items()
+        }
+
+    def _tell(self, kind: str, payload: dict[str, Any], turn: TurnRequest | None) -> None:
+        where = {} if turn is None else {"node": turn.node, "turn": turn.number, "attempt": turn.attempt}
+        self._log.emit(kind, payload, **where)
 
     async def _invoke(self, run: SessionRun, seconds: float | None) -> None:
         """Run the graph from where it stands, for so long at the most."""
@@ -254,22 +272,18 @@ class _Drive:
     async def _is_new(self) -> bool:
         return await self._saver.aget_tuple(self._config) is None
 
-    async def _held(self) -> dict[str, Held]:
+    async def _root_snapshot(self) -> Snapshot:
         """Return where every repo is: at the last checkpoint, with what finished after it."""
-        return self._places(await self._saver.expected_snapshot(self._session, "") or {})
+        return await self._saver.expected_snapshot(self._session, "") or {}
 
     async def _checkpointed(self) -> dict[str, str]:
         """Return the commits of the last checkpoint itself: branches follow checkpoints, not pending writes."""
         found = await self._saver.aget_tuple(self._config)
-        snapshot = (found.checkpoint["channel_values"].get("snapshot") or {}) if found else {}
-        return {name: place.commit for name, place in self._places(snapshot).items()}
+        return self._integrated((found.checkpoint["channel_values"].get("snapshot") or {}) if found else {})
 
-    def _places(self, snapshot: Snapshot) -> dict[str, Held]:
+    def _integrated(self, snapshot: Snapshot) -> dict[str, str]:
         held = snapshot.get(SESSION_SLOT, {})
-        return {
-            name: Held(held[name]["commit"], held[name]["n"]) if name in held else Held(base, 0)
-            for name, base in self._workspace.bases.items()
-        }
+        return {name: held[name]["commit"] if name in held else base for name, base in self._workspace.bases.items()}
 
     async def _branch_positions(self) -> dict[str, str | None]:
         """Return where each branch is, if one of the session's checkpoints put it there; else where it should be.
@@ -294,10 +308,8 @@ class _Drive:
                 positions[name] = found if found in known else repo.base
         return positions
 
-    def _worktree_places(self) -> dict[str, str]:
-        """Return where the session's worktrees lie or will lie, below the tops of their repositories."""
-        place = worktree_place(self._session, SESSION_SLOT).as_posix()
-        return dict.fromkeys((repo for node in self._pipeline.nodes.values() for repo in node.worktrees), place)
+    def _repos_with_worktrees(self) -> frozenset[str]:
+        return frozenset(repo for node in self._pipeline.nodes.values() for repo in node.worktrees)
 
     async def _known_failures(self) -> frozenset[tuple[str, int, int]]:
         async with self._saver.lock:
@@ -320,15 +332,26 @@ class _Drive:
             await self._log.flush()
             await self._row.set(Status.PAUSED, waiting_for=questions[0])
         elif state.next == () and state.tasks == ():
-            self._log.emit("session_completed")
-            await self._log.flush()
-            await self._row.set(Status.COMPLETED)
+            await self._complete(run, state.values)
         else:
             raise SessionError(
                 f"the graph stopped before its end, with {self._open(state.next) or 'unfinished tasks'} to do",
                 code="stopped-early",
                 hint="this is a bug of Orchestra; `orchestra resume` goes on",
             )
+
+    async def _complete(self, run: SessionRun, state: dict[str, Any]) -> None:
+        node = next(name for name in self._graph.nodes if not name.startswith("__"))
+        update = partial(self._graph.aupdate_state, self._config, as_node=node)
+        conflict = await merge_at_end(state, self._pipeline.topology.nodes, run, update)
+        if conflict is not None:
+            await self._fail(await leave_on_branches(self._git, self._workspace, conflict))
+            return
+        run.retire(self._pipeline.slots.own())
+        await run.retired()
+        self._log.emit("session_completed")
+        await self._log.flush()
+        await self._row.set(Status.COMPLETED)
 
     def _open(self, nodes: tuple[str, ...]) -> str:
         branches = self._pipeline.branches.by_name
@@ -351,18 +374,30 @@ class _Drive:
             found = await self._saver.aget_tuple(self._config)
             return dict(found.checkpoint["channel_values"].get("agent_outputs", {})) if found else {}
 
+    async def _conflicts(self) -> list[dict[str, Any]]:
+        """Return every conflict of the session, solved ones too, path by path."""
+        found = await self._standing.conflicts()
+        return [
+            {"repo": one["repo"], **path, "resolved_by": one["resolved_by"]}
+            for _, one in sorted(found.items(), key=lambda item: int(item[0]))
+            for path in one["paths"]
+        ]
+
     async def _result(self, follower: BranchFollower) -> SessionResult:
         if not self._record.files.database.exists():  # nothing that was written since is there
             repos = [repo.repository for repo in self._workspace.repos.values()]
             raise await tell_remains(self._git, repos, self._record.files.directory.parents[2], self._session)
-        held = await self._held()
+        commits = self._integrated(await self._root_snapshot())
+        if await self._standing.in_conflict():
+            commits |= follower.positions()
         topology = self._pipeline.topology
         record = read_session(self._record.files)
         return SessionResult(
             record=replace(record, status=Status.INTERRUPTED) if self._interrupted else record,
             agent_outputs=await self._outputs(),
             branches=follower.branches(),
-            commits={name: place.commit for name, place in held.items()},
+            commits=commits,
+            conflicts=await self._conflicts(),
             final=tuple(name for name in topology.nodes if name in topology.exits),
         )
 

@@ -83,6 +83,11 @@ class Worktree:
         """Exists when `setup` has run here to its end."""
         return self.git_dir / "orchestra.setup"
 
+    @property
+    def handed_mark(self) -> Path:
+        """The file that names the commit of a conflict which was handed to a person here."""
+        return self.git_dir / "orchestra.handed"
+
 
 Place: TypeAlias = Repository | Worktree
 

@@ -57,7 +57,7 @@ async def restore(git: GitManager, worktree: Worktree, commit: str, *, session: 
         found = (await stage(git, worktree, worktree.index)).tree
         wanted = await git.tree_of(worktree, commit)
         failpoint("restore-begun")
-        rescue = await _rescue(git, worktree, found, commit)
+        rescue = await keep_rest(git, worktree, found, commit)
         failpoint("rescue-kept")
         aside: list[Path] = []
         if found != wanted:
@@ -96,8 +96,18 @@ def _clear_leftovers(worktree: Worktree) -> None:
             path.unlink(missing_ok=True)
 
 
-async def _rescue(git: GitManager, worktree: Worktree, found: str, commit: str) -> str | None:
-    """Keep what lies there, and what the agent committed itself, unless a commit that is kept is just that."""
+async def keep_rest(git: GitManager, worktree: Worktree, found: str, commit: str) -> str | None:
+    """Keep what lies in a worktree, and what the agent committed itself, unless a commit that is kept is just that.
+
+    Args:
+        git: Starts git.
+        worktree: Where.
+        found: The tree that its files are.
+        commit: What they are known to be, and kept as.
+
+    Returns:
+        The reference that keeps it; None where nothing had to be.
+    """
     head = await moved_head(git, worktree)
     kept = [commit, *filter(None, (known_head(worktree),))]
     if head is None and found in [await git.tree_of(worktree, one) for one in kept]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import time
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from orchestra.agents.context import TurnFailed
@@ -19,13 +21,15 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping
 
     from orchestra.agents.context import Snapshot, Turn, TurnRequest
+    from orchestra.agents.meeting import Merged, MergeRequest, Record, Settled
     from orchestra.errors import OrchestraError
     from orchestra.graph.schema import Limits
     from orchestra.runtime.checkpoints import OrchestraSaver
     from orchestra.runtime.git import GitManager
+    from orchestra.runtime.joining import Joiner
     from orchestra.runtime.observability import ObservabilityLogger
     from orchestra.runtime.stopping import StopGate, TurnCalls
-    from orchestra.runtime.turnfiles import IntegratedFiles, TurnFiles
+    from orchestra.runtime.turnfiles import SessionFiles, TurnFiles
     from orchestra.runtime.workspace import Workspace
 
 
@@ -35,7 +39,8 @@ class SessionRun:
     Args:
         session: The session's id.
         workspace: The repositories.
-        files: Their integrated files.
+        files: Which commit each is at in each slot, and the worktrees.
+        joiner: Merges what arrives at joins.
         git: Starts git.
         saver: Knows where interrupted turns stood.
         log: The event log.
@@ -49,7 +54,8 @@ class SessionRun:
         self,
         session: str,
         workspace: Workspace,
-        files: IntegratedFiles,
+        files: SessionFiles,
+        joiner: Joiner,
         git: GitManager,
         saver: OrchestraSaver,
         log: ObservabilityLogger,
@@ -61,6 +67,8 @@ class SessionRun:
         self.session = session
         self.workspace = workspace
         self.files = files
+        self._joiner = joiner
+        self._removals: set[asyncio.Task[None]] = set()
         self.git = git
         self.log = log
         self._saver = saver
@@ -119,6 +127,35 @@ class SessionRun:
         finally:
             self.files.let_pass(request.node)
 
+    async def merge(self, request: MergeRequest) -> Merged:
+        """Bring the commits of several branches together, up to the first conflict."""
+        await self._gate.passed()
+        return await self._joiner.merge(request)
+
+    async def settle(self, record: Record, date: str) -> Settled:
+        """Hand a conflict to a person, or take up what the person has resolved since."""
+        await self._gate.passed()
+        return await self._joiner.settle(record, date)
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Note what a merge gave, now that the node which asked for it is sure to end."""
+        self.files.adopt(snapshot)
+
+    def retire(self, slots: Mapping[str, Collection[str]]) -> None:
+        """Remove the worktrees of branches that are merged, beside what runs next."""
+        wanted = {repo: sorted(names) for repo, names in slots.items() if names}
+        if wanted:
+            task = asyncio.ensure_future(self._joiner.retire(wanted))
+            self._removals.add(task)
+
+    async def retired(self) -> None:
+        """Wait until merged worktrees are removed; one that can't be is left, and said."""
+        for result in await asyncio.gather(*self._removals, return_exceptions=True):
+            if isinstance(result, BaseException):
+                message = f"a worktree that is merged could not be removed: {result}"
+                self.emit("warning", code="worktree-left", message=message)
+        self._removals.clear()
+
     def fault(self, error: Exception) -> TurnFailed | None:
         """Say what an error means that is the machine's doing; None where it may be a bug."""
         if isinstance(error, sqlite3.Error):
@@ -136,7 +173,7 @@ class SessionRun:
         if error.retry == "continue" or error.code in MACHINE_CODES:
             return False  # counted where the model failed; nobody can be blamed for the machine
         again = (request.node, request.number, request.attempt) in self._known_failures
-        if error.retry == "never":
+        if error.retry == "never" or (error.retry == "mend" and not again):
             self.count(request, error)
             return False
         if again or error.code == "base-moved":
@@ -227,6 +264,7 @@ class SessionTurn:
             base=repo.base,
             merge_base=repo.merge_base,
             git=self._run.git.runner(tree or repo.repository),
+            touched=partial(self._files.touched, name),
         )
 
     def emit(self, type: str, **payload: Any) -> None:  # noqa: A002 - the event's own word

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from orchestra.agents.context import newest_snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Iterator, Mapping
 
     from langgraph.graph.state import CompiledStateGraph
     from langgraph.types import PregelTask, StateSnapshot
@@ -90,17 +90,32 @@ class Standing:
     async def outputs(self) -> dict[str, Any]:
         """Return the latest output of every agent and step, of those in open branches too."""
         state = await self._state()
-        return self._outputs(state, dict(state.values.get("agent_outputs", {})))
+        known = dict(state.values.get("agent_outputs", {}))
+        for branch, values in self._open_branches(state):
+            own = values.get("agent_outputs", {})
+            known |= {name: output for name, output in own.items() if name in branch.members}
+        return known
 
-    def _outputs(self, state: StateSnapshot, known: dict[str, Any]) -> dict[str, Any]:
+    async def conflicts(self) -> dict[str, Any]:
+        """Return number → every conflict of the session, those met in open branches too."""
+        state = await self._state()
+        known = dict(state.values.get("_conflicts", {}))
+        for branch, values in self._open_branches(state):
+            own = values.get("_conflicts", {})
+            known |= {number: one for number, one in own.items() if number not in known or one["resolved_by"]}
+        return known
+
+    async def in_conflict(self) -> bool:
+        """Tell whether a conflict is open in the files that the session's branches follow."""
+        return any((await self._state()).values.get("_merging", {}).values())
+
+    def _open_branches(self, state: StateSnapshot) -> Iterator[tuple[Branch, Mapping[str, Any]]]:
         for task in state.tasks:
             inside: Any = task.state
             branch = self._branches.get(task.name)
             if branch is not None and inside is not None:
-                own = inside.values.get("agent_outputs", {})
-                known |= {name: output for name, output in own.items() if name in branch.members}
-                self._outputs(inside, known)
-        return known
+                yield branch, inside.values
+                yield from self._open_branches(inside)
 
     async def _turns_under_way(self) -> list[Under]:
         begun = await self._begun()

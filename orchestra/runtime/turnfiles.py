@@ -1,22 +1,28 @@
-"""The files of a turn: who may touch a session's worktree when, and its snapshots and commit (DESIGN §5).
+"""The files of a turn: in which worktree it works, from which commit on, and its snapshots and commit (DESIGN §5).
 
-Sequential writers share the session's worktree of a repo. Writers that the graph runs at the same time take turns in it
-until they get worktrees of their own; readers need none, since they read the objects of the commit they started from.
+Sequential writers share the session's worktree of a repo; writers that the graph runs at the same time have one each.
+Should two turns meet in one worktree nevertheless, they take turns in it. Readers need none, since they read the objects
+of the commit they started from; those that run commands get a worktree with just the files of that commit.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from orchestra.agents.context import SESSION_SLOT, TurnFailed
+from orchestra.agents.context import TurnFailed
+from orchestra.runtime.conflicts import mark_resolved, unmerged_paths
 from orchestra.runtime.failpoints import failpoint
+from orchestra.runtime.handover import is_handed_over, lay_out, refuse_unresolved
 from orchestra.runtime.notices import listed
+from orchestra.runtime.removal import remove_worktree
 from orchestra.runtime.restore import restore, stand_on
+from orchestra.runtime.shared_lock import SharedLock
 from orchestra.runtime.snapshots import take
 from orchestra.runtime.turns import commit_turn
 
@@ -24,7 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 
     from orchestra.agents.context import Snapshot, TurnRequest
+    from orchestra.agents.meeting import Record
     from orchestra.runtime.git import GitManager, Worktree
+    from orchestra.runtime.snapshots import Taken
     from orchestra.runtime.staging import Skipped
     from orchestra.runtime.workspace import Workspace
     from orchestra.runtime.worktree import WorktreeManager
@@ -38,60 +46,19 @@ class Held:
     number: int
 
 
-class SharedLock:
-    """A lock that one writer holds, or several readers of the same commit; served in the order of asking."""
-
-    def __init__(self) -> None:
-        self._gate = asyncio.Lock()
-        self._readers = 0
-        self._commit: str | None = None
-        """What the readers read."""
-        self._idle = asyncio.Event()
-        self._idle.set()
-
-    @asynccontextmanager
-    async def exclusive(self) -> AsyncIterator[None]:
-        """Hold it alone."""
-        async with self._gate:
-            await self._idle.wait()
-            yield
-
-    @asynccontextmanager
-    async def shared(self, commit: str, prepare: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
-        """Hold it beside other readers of a commit.
-
-        Args:
-            commit: What is to be read.
-            prepare: Called while nobody else is in: brings the files to the commit.
-        """
-        async with self._gate:
-            if commit != self._commit:
-                await self._idle.wait()
-            if not self._readers:
-                await prepare()
-            self._commit = commit
-            self._readers += 1
-            self._idle.clear()
-        try:
-            yield
-        finally:
-            self._readers -= 1
-            if not self._readers:
-                self._idle.set()
-
-
-class IntegratedFiles:
-    """The integrated files of a session: which commit each repo is at, and the worktrees they lie in.
+class SessionFiles:
+    """The files of a session: which commit each repo is at in each slot, and the worktrees they lie in.
 
     Args:
         git: Starts git.
         worktrees: Makes the worktrees.
         workspace: The repositories.
-        held: Where each repo is: that of the last checkpoint, with its pending writes applied.
+        newest: The snapshot channel: that of the last checkpoints, with their pending writes applied.
+        claims: Node → the `(slot, repo)` in which it may write.
         pipeline: The pipeline's name, for commit messages.
         session: The session's id.
         prepare: Gets a new worktree ready for its first agent: `prepare(worktree, commit, tell)`.
-        tell: Logs an event: `tell(type, payload, turn)`.
+        tell: Logs an event, of a turn or of none: `tell(type, payload, turn)`.
     """
 
     def __init__(
@@ -99,42 +66,72 @@ class IntegratedFiles:
         git: GitManager,
         worktrees: WorktreeManager,
         workspace: Workspace,
-        held: dict[str, Held],
+        newest: Snapshot,
         *,
+        claims: Mapping[str, frozenset[tuple[str, str]]],
         pipeline: str,
         session: str,
         prepare: Callable[[Worktree, str, Callable[[str, dict[str, Any]], None]], Awaitable[None]],
-        tell: Callable[[str, dict[str, Any], TurnRequest], None],
+        tell: Callable[[str, dict[str, Any], TurnRequest | None], None],
     ) -> None:
         self.git = git
         self._worktrees = worktrees
         self._workspace = workspace
-        self.held = held
+        self._held: dict[tuple[str, str], Held] = {}
+        self.adopt(newest)
+        self._claims = claims
         self.pipeline = pipeline
         self.session = session
         self._prepare = prepare
         self.tell = tell
         self._left_out: set[tuple[str, Skipped]] = set()
         """Files in no snapshot that the user was told of."""
-        self._locks = {name: SharedLock() for name in workspace.repos}
+        self._locks: defaultdict[tuple[str, str], SharedLock] = defaultdict(SharedLock)
         self.fault: TurnFailed | None = None
         """The fault of the machine that stopped a turn: who moved its files on now would make it start anew."""
         self._first: set[str] = set()
         """Nodes that were in the middle of a turn when the session was left: they go before others."""
-        self._first_done = asyncio.Event()
-        self._first_done.set()
+        self._passed = asyncio.Event()
+        """Set and replaced whenever one of them is done."""
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Note newer commits of slots, which a checkpoint holds or is sure to hold."""
+        for slot, repos in snapshot.items():
+            for repo, entry in repos.items():
+                known = self._held.get((slot, repo))
+                if known is None or entry["n"] >= known.number:
+                    self._held[slot, repo] = Held(entry["commit"], entry["n"])
+
+    def held(self, slot: str, repo: str) -> Held | None:
+        """Return the newest commit of a slot; None: nobody has worked there."""
+        return self._held.get((slot, repo))
+
+    def next_number(self, slot: str, repo: str) -> int:
+        """Return the number of the next snapshot of a slot."""
+        known = self._held.get((slot, repo))
+        return known.number + 1 if known else 1
+
+    def lock(self, slot: str, repo: str) -> SharedLock:
+        """Return the lock of a worktree."""
+        return self._locks[slot, repo]
 
     def let_go_first(self, nodes: Collection[str]) -> None:
-        """Give nodes that were interrupted inside a turn the worktrees before nodes that start afresh."""
+        """Give nodes that were interrupted inside a turn their worktrees before nodes that start afresh there."""
         self._first = set(nodes)
-        if self._first:
-            self._first_done.clear()
 
     def let_pass(self, node: str) -> None:
         """Note that a node's turn is over, however it ended: the others need not wait for it any more."""
-        self._first.discard(node)
-        if not self._first:
-            self._first_done.set()
+        if node in self._first:
+            self._first.discard(node)
+            self._passed.set()
+            self._passed = asyncio.Event()
+
+    async def _wait_for_first(self, request: TurnRequest) -> None:
+        wanted = {(request.slot(repo), repo) for repo in request.worktrees}
+        while request.node not in self._first and any(
+            not wanted.isdisjoint(self._claims.get(node, ())) for node in self._first
+        ):
+            await self._passed.wait()
 
     @asynccontextmanager
     async def turn(self, request: TurnRequest, inner: Snapshot | None) -> AsyncIterator[TurnFiles]:
@@ -144,46 +141,43 @@ class IntegratedFiles:
             request: Which repos it needs, and what for.
             inner: The snapshot at its last checkpoint inside; None: it starts afresh.
         """
-        if request.node not in self._first and request.worktrees:
-            await self._first_done.wait()
+        await self._wait_for_first(request)
         async with AsyncExitStack() as stack:
             files = await self._open(request, inner, stack)
             yield files
             # Only now: commits of a turn that fails after them (a condition, another repo) are in no checkpoint, and
             # whoever has the worktree next must not stand on them. Its opening puts the files back.
-            self.held.update(files.committed)
+            self.adopt(files.committed)
 
     async def _open(self, request: TurnRequest, inner: Snapshot | None, stack: AsyncExitStack) -> TurnFiles:
         """Take the worktrees one after another, and bring each to the commit that the turn has to see there."""
-        entries = (inner or {}).get(SESSION_SLOT, {})
+        entries = {repo: entry for repos in (inner or {}).values() for repo, entry in repos.items()}
         base = {name: self._base_of(name, request, entries.get(name)) for name in self._workspace.repos}
         trees: dict[str, Worktree] = {}
 
         async def bring(name: str, commit: str) -> None:
             repo = self._workspace.repos[name].repository
-            trees[name] = await self._worktrees.ensure(repo, SESSION_SLOT, base[name].commit)
+            if name not in entries and _enters(request, name):
+                await self.remove(name, request.slot(name))
+            trees[name] = await self._worktrees.ensure(repo, request.slot(name), base[name].commit)
             await self._prepare(trees[name], base[name].commit, partial(self._tell_of, request))
-            await self._put_back(trees[name], commit, request)
+            await self._fill(trees[name], commit, request, entries.get(name))
 
         for name in request.worktrees:
+            lock = self.lock(request.slot(name), name)
             if name not in request.writes:
                 # Its own checkpoint's files, whatever writers before and after it have made of the worktree.
                 commit = base[name].commit
-                await stack.enter_async_context(self._locks[name].shared(commit, partial(bring, name, commit)))
+                await stack.enter_async_context(lock.shared(commit, partial(bring, name, commit)))
                 if name not in trees:
                     repo = self._workspace.repos[name].repository
-                    trees[name] = await self._worktrees.ensure(repo, SESSION_SLOT, commit)
+                    trees[name] = await self._worktrees.ensure(repo, request.slot(name), commit)
                 continue
-            await stack.enter_async_context(self._locks[name].exclusive())
+            await stack.enter_async_context(lock.exclusive())
             if self.fault is not None:
                 raise self.fault
             base[name] = self._base_of(name, request, entries.get(name))
-            if base[name].commit != self.held[name].commit:
-                raise TurnFailed(
-                    f"the files of {name!r} have moved on since this turn of {request.node!r} was interrupted",
-                    code="base-moved",
-                    retry="restart",
-                )
+            self._refuse_moved(name, request, base[name])
             await bring(name, entries.get(name, {}).get("commit", base[name].commit))
         return TurnFiles(self, request, trees, base, entries)
 
@@ -191,14 +185,53 @@ class IntegratedFiles:
         """Return where a repo was when the turn began.
 
         A turn that is gone on with keeps the commit that it began on. A new one that may write begins on what the turn
-        before it left; one that only reads sees the files of the checkpoint, whatever happens beside it.
+        before it left in its worktree; one that only reads, or that comes into a worktree of its own, sees the files of
+        the checkpoint, whatever happens beside it.
         """
+        slot, known = request.slot(name), self.held(request.slot(name), name)
+        number = known.number if known else 0
         if entry is not None and "on" in entry:
-            return Held(entry["on"], self.held[name].number)
-        if entry is None and name in request.writes:
-            return self.held[name]
-        entry = entry or request.snapshot.get(SESSION_SLOT, {}).get(name)
-        return Held(entry["commit"], entry["n"]) if entry else Held(self._workspace.repos[name].base, 0)
+            return Held(entry["on"], number)
+        conflict = request.conflict
+        if conflict is not None and conflict["repo"] == name and entry is None:
+            return Held(conflict["commit"], number)
+        if entry is None and known is not None and name in request.writes and request.begins_on(name) == slot:
+            return known
+        entry = entry or request.snapshot.get(request.begins_on(name), {}).get(name)
+        if entry is None:
+            return Held(self._workspace.repos[name].base, number)
+        return Held(entry["commit"], number if name in request.writes else entry["n"])
+
+    def _refuse_moved(self, name: str, request: TurnRequest, base: Held) -> None:
+        """Refuse to go on with a turn in a worktree in which another turn has moved the files on."""
+        known = self.held(request.slot(name), name)
+        if request.begins_on(name) == request.slot(name) and known is not None and base.commit != known.commit:
+            raise TurnFailed(
+                f"the files of {name!r} have moved on since this turn of {request.node!r} was interrupted",
+                code="base-moved",
+                retry="restart",
+            )
+
+    async def _fill(
+        self, tree: Worktree, commit: str, request: TurnRequest, entry: Mapping[str, Any] | None
+    ) -> None:
+        """Bring the files to a commit, with the conflict that the turn has to resolve, unless a person has them."""
+        record = request.conflict
+        if record is None or record["repo"] != tree.repository.name:
+            await self._put_back(tree, commit, request)
+            return
+        if entry is not None and is_handed_over(tree, record):
+            return
+        await self._put_back(tree, commit, request)
+        await lay_out(self.git, tree, record, (entry or {}).get("unmerged"))
+
+    async def remove(self, name: str, slot: str) -> None:
+        """Remove the worktree of a slot, if there is one; what lies in it beyond its commits is kept, and named."""
+        repo, held = self._workspace.repos[name], self.held(slot, name)
+        commit = held.commit if held else repo.base
+        rescue = await remove_worktree(self.git, self._worktrees, repo.repository, slot, commit)
+        if rescue is not None:
+            self.tell("files_kept", {"repo": name, "slot": slot, "rescue": rescue}, None)
 
     def warn_of(self, repo: str, skipped: Sequence[Skipped], request: TurnRequest) -> None:
         """Say once which files of a worktree are in no commit, and why."""
@@ -229,7 +262,7 @@ class TurnFiles:
 
     def __init__(
         self,
-        files: IntegratedFiles,
+        files: SessionFiles,
         request: TurnRequest,
         trees: dict[str, Worktree],
         base: dict[str, Held],
@@ -240,25 +273,39 @@ class TurnFiles:
         self.trees = trees
         self.base = base
         """Where every repo was when the turn began: what its reading tools see."""
-        self.committed: dict[str, Held] = {}
+        self.committed: Snapshot = {}
         """What the turn's commits hold, for those after it."""
         inside = {name: entry for name, entry in entries.items() if "on" in entry}
         self._now = {
             name: Held(inside[name]["commit"], inside[name]["n"]) if name in inside else base[name] for name in base
         }
+        conflict = request.conflict
+        self._conflict = conflict if conflict and conflict["repo"] in request.writes else None
+        self._unmerged = _unmerged(conflict, entries)
 
     @property
     def start(self) -> Snapshot:
-        """The snapshot channel with which the turn's own checkpoints begin."""
-        return {SESSION_SLOT: {name: {"commit": held.commit, "n": held.number} for name, held in self.base.items()}}
+        """The snapshot channel with which the turn's own checkpoints begin: one entry for each repo."""
+        start: Snapshot = {}
+        for name, held in self.base.items():
+            start.setdefault(self._slot(name), {})[name] = {"commit": held.commit, "n": held.number}
+        return start
+
+    def _slot(self, name: str) -> str:
+        return self._request.slot(name) if name in self.trees else self._request.begins_on(name)
 
     def is_changed(self, name: str) -> bool:
         """Tell whether the turn has changed a repo, as of its last snapshot."""
         return self._now[name].commit != self.base[name].commit
 
+    async def touched(self, name: str, paths: Sequence[str]) -> None:
+        """Take what a tool did to files for the resolution of their conflicts, where they have one."""
+        if self._conflict is not None and self._conflict["repo"] == name:
+            await mark_resolved(self._files.git, self.trees[name], paths)
+
     async def snapshot(self) -> Snapshot:
         """Take a snapshot of every repo that the turn may change; `{}` when nothing changed."""
-        changed: dict[str, dict[str, Any]] = {}
+        changed: Snapshot = {}
         for name in self._request.writes:
             before = self._now[name]
             taken = await take(
@@ -268,32 +315,52 @@ class TurnFiles:
                 number=before.number + 1,
             )
             self._files.warn_of(name, taken.skipped, self._request)
-            if taken.changed:
+            left = await self._left_unmerged(name)
+            if taken.changed or left is not None:
                 failpoint("snapshot-taken")
                 self._now[name] = Held(taken.commit, before.number + 1)
-                on = self.base[name].commit
-                changed[name] = {"commit": taken.commit, "n": before.number + 1, "on": on}
-                skipped = [f"{item.path} ({item.reason})" for item in taken.skipped]
-                if taken.mended:
-                    text = f"objects in {name!r} could not be read and were made again: {', '.join(taken.mended)}"
-                    self._files.tell("warning", {"code": "object-mended", "message": text}, self._request)
-                self._files.tell(
-                    "snapshot_taken", {"repo": name, "commit": taken.commit, "skipped": skipped}, self._request
-                )
-        return {SESSION_SLOT: changed} if changed else {}
+                entry = {"commit": taken.commit, "n": before.number + 1, "on": self.base[name].commit}
+                if left is not None:
+                    self._unmerged = left
+                if self._conflict is not None and self._conflict["repo"] == name:
+                    entry["unmerged"] = list(self._unmerged)
+                changed.setdefault(self._request.slot(name), {})[name] = entry
+            if taken.changed:
+                self._tell_taken(name, taken)
+        return changed
+
+    async def _left_unmerged(self, name: str) -> tuple[str, ...] | None:
+        """Return the paths that are still unmerged; None: as before, or there is no conflict."""
+        if self._conflict is None or self._conflict["repo"] != name:
+            return None
+        left = await unmerged_paths(self._files.git, self.trees[name])
+        return left if left != self._unmerged else None
+
+    def _tell_taken(self, name: str, taken: Taken) -> None:
+        skipped = [f"{item.path} ({item.reason})" for item in taken.skipped]
+        if taken.mended:
+            text = f"objects in {name!r} could not be read and were made again: {', '.join(taken.mended)}"
+            self._files.tell("warning", {"code": "object-mended", "message": text}, self._request)
+        self._files.tell("snapshot_taken", {"repo": name, "commit": taken.commit, "skipped": skipped}, self._request)
 
     async def commit(self, messages: Mapping[str, str]) -> Snapshot:
         """Make the turn's one commit in every repo that it changed.
 
         Args:
             messages: Repo → what the commit is to say.
+
+        Raises:
+            TurnFailed: `unresolved-conflict`: something is left of a conflict that the turn had to resolve.
         """
         await self.snapshot()
         failpoint("turn-ending")
-        entries: dict[str, dict[str, Any]] = {}
+        if self._conflict is not None:
+            await self._refuse_unresolved(self._conflict)
+        entries: Snapshot = {}
         for name in self._request.writes:
             tree, now, base = self.trees[name], self._now[name], self.base[name]
-            if now.commit == base.commit:
+            resolves = self._conflict is not None and self._conflict["repo"] == name
+            if now.commit == base.commit and not resolves:
                 continue
             commit = await commit_turn(
                 self._files.git,
@@ -303,20 +370,43 @@ class TurnFiles:
                 agent=self._request.node,
                 turn=self._request.number,
                 tree_of=now.commit,
-                parent=base.commit,
+                parents=_sides(self._conflict) if resolves else (base.commit,),
                 message=messages.get(name),
-                date=_date(self._request.started_at),
+                date=date_of(self._request.started_at),
             )
             failpoint("turn-committed")
-            held = Held(commit, now.number + 1)
             if commit != base.commit:
                 self._files.tell("turn_committed", {"repo": name, "commit": commit}, self._request)
             await stand_on(self._files.git, tree, commit)
             failpoint("worktree-on-commit")
-            self.committed[name] = held
-            entries[name] = {"commit": held.commit, "n": held.number}
-        return {SESSION_SLOT: entries} if entries else {}
+            entries.setdefault(self._request.slot(name), {})[name] = {"commit": commit, "n": now.number + 1}
+        self.committed = entries
+        return entries
 
 
-def _date(text: str) -> datetime:
+    async def _refuse_unresolved(self, record: Record) -> None:
+        tree, git = self.trees[record["repo"]], self._files.git
+        files = await git.tree_of(tree, self._now[record["repo"]].commit)
+        await refuse_unresolved(git, tree, record, files, agent=self._request.node)
+
+
+def _enters(request: TurnRequest, repo: str) -> bool:
+    """Tell whether a turn is the first of its branch to come into the branch's worktree, which has to be a fresh one."""
+    slot = request.slot(repo)
+    return slot == request.node and request.begins_on(repo) != slot and request.attempt == 1
+
+
+def _unmerged(record: Record | None, entries: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    if record is None:
+        return ()
+    known = entries.get(record["repo"], {}).get("unmerged")
+    return tuple(path for path, _ in record["conflict"]["paths"]) if known is None else tuple(known)
+
+
+def _sides(record: Record | None) -> tuple[str, str]:
+    return (record["ours"], record["theirs"]) if record else ("", "")
+
+
+def date_of(text: str) -> datetime:
+    """Return the time that the state names, as the date of a commit."""
     return datetime.fromisoformat(text) if text else datetime.fromtimestamp(0, UTC)

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 from orchestra.agents.context import SESSION_SLOT
 from orchestra.errors import GitError
+from orchestra.graph.topology import END
 from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.git import RefUpdate, Worktree
 from orchestra.runtime.worktree import safe_name, stamp
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -42,11 +44,11 @@ async def commit_turn(
     agent: str,
     turn: int,
     tree_of: str,
-    parent: str,
+    parents: Sequence[str],
     message: str | None,
     date: datetime,
 ) -> str:
-    """Make the one commit of a turn, and keep it under `refs/orchestra`; a turn without a change gives `parent`.
+    """Make the one commit of a turn, and keep it under `refs/orchestra`; a turn without a change gives its parent.
 
     The same arguments always give the same commit, so doing it again after a crash doubles nothing.
 
@@ -58,17 +60,18 @@ async def commit_turn(
         agent: Who made the change.
         turn: The agent's turn, from 1.
         tree_of: The snapshot that holds the files at the turn's end.
-        parent: The commit of the turn before.
+        parents: The commit of the turn before; or the two sides of a conflict that the turn has resolved.
         message: What the agent says about it.
         date: The commit's date.
     """
     tree = await git.tree_of(where, tree_of)
-    if tree == await git.tree_of(where, parent):
-        return parent
+    first, *others = parents
+    if not others and tree == await git.tree_of(where, first):
+        return first
     text = turn_message(message or f"{agent}: turn {turn} of {pipeline}", session=session, agent=agent, turn=turn)
-    commit = await git.commit_tree(where, tree, [parent], text, author=agent, date=date)
+    commit = await git.commit_tree(where, tree, parents, text, author=agent, date=date)
     failpoint("turn-commit-made")
-    await pin(git, where, f"refs/orchestra/{safe_name(session)}/turn/{slot_of(where)}", commit, expected=parent)
+    await pin(git, where, f"refs/orchestra/{safe_name(session)}/turn/{slot_of(where)}", commit, expected=first)
     return commit
 
 
@@ -81,6 +84,16 @@ def turn_message(message: str, *, session: str, agent: str, turn: int) -> str:
     """Put together a commit message whose trailers are ours alone, whatever the agent wrote."""
     trailers = f"Orchestra-Session: {session}\nOrchestra-Agent: {agent}\nOrchestra-Turn: {turn}\n"
     return f"{_tame(message) or f'{agent}: turn {turn}'}\n\n{trailers}"
+
+
+def merge_message(name: str, *, join: str, pipeline: str, session: str) -> str:
+    """Return the message of the commit that merges what one branch brings.
+
+    It has no trailer of an agent: those are for the one commit of a turn.
+    """
+    where = "at the session's end" if join == END else f"at {join}"
+    trailers = f"Orchestra-Session: {session}\nOrchestra-Join: {join}\nOrchestra-Merges: {name}\n"
+    return f"Merge the work of {name} {where} of {pipeline}\n\n{trailers}"
 
 
 def _tame(message: str) -> str:

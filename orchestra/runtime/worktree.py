@@ -79,6 +79,20 @@ class WorktreeManager:
                 await self._fill(worktree, commit)
             return worktree
 
+    def find(self, repo: Repository, slot: str) -> Worktree | None:
+        """Return the worktree of a slot as it is; None: there is none."""
+        path = self.path_of(repo, slot)
+        admin = find_admin(repo, self._reason(slot), path)
+        return Worktree(repo, self._session, slot, path, admin) if admin else None
+
+    async def forget(self, worktree: Worktree) -> None:
+        """Have git forget a worktree whose directory is not there any more."""
+        async with repository_lock(worktree.repository) as lock:
+            self._git.index_trees.pop(worktree.index, None)
+            # The first -f is for a lock, which is ours.
+            args = ("worktree", "remove", "-f", "-f", "--", str(worktree.path))
+            await self._git.run(worktree.repository, *args, fds=(lock,))
+
     def path_of(self, repo: Repository, slot: str) -> Path:
         """Return where the worktree of a slot is, or would be."""
         if repo.top is None:

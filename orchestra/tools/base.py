@@ -12,7 +12,7 @@ from orchestra.tools.output import LIMIT, cap, redact, utf8
 if TYPE_CHECKING:
     import pathlib
     from asyncio import Future
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 DEFAULT_TIMEOUT = 600.0
 """Seconds for a shell tool or a Python tool that names no other limit."""
@@ -59,6 +59,8 @@ class RepoContext:
     merge_base: str | None
     """Where the user's HEAD left the default branch; None when no such branch is known."""
     git: GitRunner
+    touched: Callable[[Sequence[str]], Awaitable[None]] | None = None
+    """Told by built-in tools which paths they have written: that resolves a conflict in one."""
 
 
 class ToolContext(Protocol):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pathlib
     from collections.abc import Mapping
 
-    from orchestra.tools.base import ToolContext
+    from orchestra.tools.base import RepoContext, ToolContext
 
 _PATH = "The file, relative to the root of the repository."
 
@@ -28,10 +28,12 @@ def write_file(repo: str) -> Tool:
     """Make `write-file` of a repository."""
 
     async def run(args: Mapping[str, Any], context: ToolContext) -> ToolResult:
-        root = worktree_of(await context.repo(repo))
+        where = await context.repo(repo)
+        root = worktree_of(where)
         parts = parse_path(args["path"], root=root)
         content = args["content"].encode("utf-8")
         created = await in_thread(lambda: write_bytes(root, parts, content))
+        await _touched(where, parts)
         lines = content.count(b"\n") + (not content.endswith(b"\n") and bool(content))
         return succeeded(f"{'created' if created else 'replaced'} {'/'.join(parts)} ({lines:,} lines)")
 
@@ -47,10 +49,13 @@ def edit_file(repo: str) -> Tool:
     """Make `edit-file` of a repository."""
 
     async def run(args: Mapping[str, Any], context: ToolContext) -> ToolResult:
-        root = worktree_of(await context.repo(repo))
+        where = await context.repo(repo)
+        root = worktree_of(where)
         parts = parse_path(args["path"], root=root)
         every = args.get("all", False)
-        return succeeded(await in_thread(lambda: _edit(root, parts, args["old"], args["new"], every)))
+        said = await in_thread(lambda: _edit(root, parts, args["old"], args["new"], every))
+        await _touched(where, parts)
+        return succeeded(said)
 
     return _writer(
         f"{repo}:edit-file",
@@ -69,9 +74,11 @@ def delete_file(repo: str) -> Tool:
     """Make `delete-file` of a repository."""
 
     async def run(args: Mapping[str, Any], context: ToolContext) -> ToolResult:
-        root = worktree_of(await context.repo(repo))
+        where = await context.repo(repo)
+        root = worktree_of(where)
         parts = parse_path(args["path"], root=root)
         await in_thread(lambda: delete(root, parts))
+        await _touched(where, parts)
         return succeeded(f"deleted {'/'.join(parts)}")
 
     return _writer(f"{repo}:delete-file", "Delete a file.", parameters(path=string(_PATH)), run)
@@ -81,9 +88,11 @@ def move_file(repo: str) -> Tool:
     """Make `move-file` of a repository."""
 
     async def run(args: Mapping[str, Any], context: ToolContext) -> ToolResult:
-        root = worktree_of(await context.repo(repo))
+        where = await context.repo(repo)
+        root = worktree_of(where)
         source, target = parse_path(args["path"], root=root), parse_path(args["to"], root=root)
         await in_thread(lambda: move(root, source, target))
+        await _touched(where, source, target)
         return succeeded(f"moved {'/'.join(source)} to {'/'.join(target)}")
 
     return _writer(
@@ -104,6 +113,11 @@ def _writer(name: str, description: str, schema: dict[str, Any], run: Any) -> To
         needs_worktree=True,
         repo=name.partition(":")[0],
     )
+
+
+async def _touched(repo: RepoContext, *paths: tuple[str, ...]) -> None:
+    if repo.touched is not None:
+        await repo.touched(["/".join(parts) for parts in paths])
 
 
 def _edit(root: pathlib.Path, parts: tuple[str, ...], old: str, new: str, every: bool) -> str:

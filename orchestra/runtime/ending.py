@@ -1,0 +1,79 @@
+"""The end of a session: the work of writers that never met is merged, or left where the user can merge it."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from orchestra.graph.meeting import end_request, end_update
+from orchestra.runtime.failpoints import failpoint
+from orchestra.runtime.git import RefUpdate
+from orchestra.runtime.notices import listed
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+    from orchestra.agents.meeting import Record
+    from orchestra.runtime.git import GitManager
+    from orchestra.runtime.running import SessionRun
+    from orchestra.runtime.workspace import Workspace
+
+
+async def merge_at_end(
+    state: Mapping[str, Any],
+    nodes: Iterable[str],
+    run: SessionRun,
+    update: Callable[[dict[str, Any]], Awaitable[object]],
+) -> Record | None:
+    """Merge what is left of branches when a session has ended, as the session's last checkpoint.
+
+    Args:
+        state: The state at the end.
+        nodes: Agents and steps in the order of the file.
+        run: Does the merging.
+        update: Writes an update of the state as a checkpoint.
+
+    Returns:
+        The conflict that stopped it; then nothing is merged.
+    """
+    request = end_request(state, nodes)
+    if request is None:
+        return None
+    merged = await run.merge(request)
+    if merged.record is None or str(merged.record["n"]) not in state.get("_conflicts", {}):
+        await update(end_update(state, merged))
+    if merged.record is None:
+        run.adopt(merged.snapshot)
+    return merged.record
+
+
+async def leave_on_branches(git: GitManager, workspace: Workspace, record: Record) -> dict[str, Any]:
+    """Put what could not be merged on branches of its own, beside the session's; gives the cause of the failure."""
+    names: list[str] = []
+    for name, commits, _ in record["sides"][1:]:
+        for repo, commit in commits.items():
+            known = workspace.repos[repo]
+            if known.branch is None:
+                continue
+            branch = f"{known.branch}--{name}"
+            ref = f"refs/heads/{branch}"
+            found = await git.read_ref(known.repository, ref)
+            if found is None:
+                await git.update_refs(known.repository, [RefUpdate(ref, commit, None)])
+                failpoint("branch-left")
+            names.append(branch if found in (None, commit) else commit)
+    repo = workspace.repos[record["repo"]]
+    paths = listed([path for path, _ in record["conflict"]["paths"]])
+    top = shlex.quote(str(repo.repository.top or repo.repository.git_dir))
+    return {
+        "code": "merge-conflict",
+        "message": f"the work of {' and '.join(map(repr, _names(record)))} conflicts in {record['repo']!r}: {paths}; "
+        f"nothing of it was merged, it is on {listed(names)}",
+        "hint": f"merge it yourself: `git -C {top} switch {repo.branch}`, then `git merge` with each of these; "
+        "or join the agents with a list edge, so that an agent resolves it",
+        "agent": None,
+    }
+
+
+def _names(record: Record) -> list[str]:
+    return list(dict.fromkeys((*record["who"][0], *record["who"][1])))

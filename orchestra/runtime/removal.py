@@ -1,0 +1,75 @@
+"""Removing the worktree of a branch that is merged: what lies in it beyond its commits is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from typing import TYPE_CHECKING
+
+from orchestra.runtime.failpoints import failpoint
+from orchestra.runtime.restore import keep_rest
+from orchestra.runtime.staging import stage
+from orchestra.runtime.worktree import make_parents, rescue_directory, stamp
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from orchestra.runtime.git import GitManager, Repository, Worktree
+    from orchestra.runtime.worktree import WorktreeManager
+
+
+async def remove_worktree(
+    git: GitManager, worktrees: WorktreeManager, repo: Repository, slot: str, commit: str
+) -> str | None:
+    """Remove the worktree of a slot, if there is one.
+
+    What was changed in it since its last commit becomes a rescue. Files that no commit takes, such as very large ones,
+    are moved to `.orchestra/rescue` with all the rest. Files that git ignores go.
+
+    Args:
+        git: Starts git.
+        worktrees: Knows where it is.
+        repo: The repository.
+        slot: Whose worktree.
+        commit: What its files are known to be.
+
+    Returns:
+        The reference that holds what lay there, where it was in no commit.
+    """
+    tree = worktrees.find(repo, slot)
+    if tree is None:
+        return None
+    rescue, whole = None, True
+    if tree.path.is_dir() and not tree.path.is_symlink() and tree.index.exists():
+        async with git.exclusive(tree.index):
+            staged = await stage(git, tree, tree.index)
+            rescue = await keep_rest(git, tree, staged.tree, commit)
+            whole = all(item.reason == "copied" for item in staged.skipped)
+    failpoint("removal-due")
+    away = _away(tree, whole=whole)
+    if away is not None:
+        tree.path.rename(away)
+    failpoint("worktree-away")
+    await worktrees.forget(tree)
+    failpoint("worktree-forgotten")
+    if away is not None and whole:
+        await asyncio.to_thread(shutil.rmtree, away, ignore_errors=True)
+    return rescue
+
+
+def _away(tree: Worktree, *, whole: bool) -> Path | None:
+    """Return where the directory goes as one step: a half-removed one must never be taken for a worktree."""
+    if not tree.path.is_dir() or tree.path.is_symlink():
+        return None
+    if not whole:
+        return rescue_directory(tree.repository, tree.session) / tree.slot
+    trash = tree.path.parents[2] / "trash" / f"{tree.session}-{tree.slot}-{stamp()}"
+    make_parents(tree.repository, trash)
+    return trash
+
+
+async def empty_trash(repo: Repository, session: str) -> None:
+    """Delete what a kill left of worktrees that were being removed."""
+    if repo.top is not None:
+        for directory in (repo.top / ".orchestra" / "trash").glob(f"{session}-*"):
+            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
