@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import count, pairwise
+from typing import Literal
 
 from hypothesis import strategies as st
 
@@ -81,7 +82,13 @@ class Written:
     defaults: dict[str, list[str]] = field(default_factory=dict)
 
     def edge(
-        self, source: str | list[str], targets: list[str], *, loops: int | None = None, chosen: bool = False
+        self,
+        source: str | list[str],
+        targets: list[str],
+        *,
+        loops: int | None = None,
+        chosen: bool = False,
+        mode: Literal["all", "any"] | None = None,
     ) -> None:
         sources = (source,) if isinstance(source, str) else tuple(source)
         self.edges.append(
@@ -93,6 +100,7 @@ class Written:
                 labels=None,
                 condition=f"choose-{sources[0]}" if chosen else None,
                 max_loops=loops,
+                join=mode,
             )
         )
 

@@ -379,6 +379,18 @@ class TestParallelism:
         edges = ("from: START, to: [a, b], condition: x", "from: [a, b], to: c", "from: c, to: END")
         assert judge("a b c", *edges).beside("a") >= {"b"}
 
+    def test_what_a_join_of_mode_any_starts_is_beside_the_slow_branch(self) -> None:
+        edges = (
+            "from: START, to: [fast, slow]",
+            "from: [fast, slow], to: t, join: any",
+            "from: t, to: t2",
+            "from: t2, to: END",
+        )
+        judged = judge("fast slow t t2", *edges)
+        assert judged.problems == []
+        assert judged.beside("slow") >= {"fast", "t", "t2"}
+        assert not judged.beside("t") & {"t", "t2"}
+
     def test_parallel_writers_get_a_warning_at_the_first_of_them(self) -> None:
         judged = judge("a b c", "from: START, to: [a, b]", "from: [a, b], to: c", "from: c, to: END")
         writes = {"a": ["app", "docs"], "b": ["docs"], "c": ["docs"]}

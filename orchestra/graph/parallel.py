@@ -1,7 +1,8 @@
 """Who can be active at the same time as whom, found from the graph alone.
 
 The relation is the smallest one in which what is started together is parallel, and stays so while either side moves
-on. A join of mode `all` moves on only beside nodes that can't arrive at it any more.
+on. A join of mode `all` moves on only beside nodes that can't arrive at it any more; one of mode `any` starts its
+target beside them.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from orchestra.graph.topology import END
+from orchestra.graph.topology import END, START
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from orchestra.graph.topology import Edge, Topology
 
@@ -73,6 +74,7 @@ def find_parallelism(topology: Topology) -> Parallelism:
     certain = steps.close(_certain_seeds(topology))
     ambiguous = _ambiguous(topology, certain)
     pairs, forbidden = _choices(topology, steps, certain)
+    pairs = _with_early_starts(topology, steps, pairs)
     return Parallelism(
         pairs=pairs,
         ambiguous=tuple(ambiguous),
@@ -106,6 +108,21 @@ def _choices(
                 # Going back and going on at once is possible, but nobody means it: no warning is due.
                 parallel.append((one, other))
     return certain | steps.close(parallel, certain), forbidden
+
+
+def _with_early_starts(topology: Topology, steps: _Steps, pairs: frozenset[Pair]) -> frozenset[Pair]:
+    """Add what a join of mode `any` starts beside those that arrive later, which then start nothing again."""
+    early = {join.name: join.target for join in topology.joins.values() if join.mode == "any"}
+    steps.held = early.keys()
+    while True:
+        seeds = [
+            (early[one], other)
+            for one, other in pairs
+            if one in early and (early[one], other) not in pairs and other in topology.reaches(START, early[one])
+        ]
+        if not seeds or steps.left <= 0:
+            return pairs
+        pairs |= steps.close(seeds, pairs)
 
 
 def _clashes(topology: Topology, pairs: Iterable[Pair]) -> dict[Pair, AmbiguousArrival]:
@@ -169,6 +186,8 @@ class _Steps:
     def __init__(self, topology: Topology) -> None:
         self._topology = topology
         self.left = MAX_PAIRS
+        self.held: Collection[str] = ()
+        """What does not move on."""
 
     def close(
         self,
@@ -203,7 +222,7 @@ class _Steps:
         return frozenset(pair for one, other in before for pair in ((one, other), (other, one)))
 
     def _onward(self, moving: str, staying: str) -> Iterator[str]:
-        if _may_leave(self._topology, moving, staying):
+        if moving not in self.held and _may_leave(self._topology, moving, staying):
             for target in self._topology.successors.get(moving, ()):
                 if not (target == staying and target in self._topology.joins):
                     yield target

@@ -20,6 +20,7 @@ from orchestra.graph.regions import find_branches
 from orchestra.graph.repos import RepoPaths
 from orchestra.graph.resolved import Node, ResolvedAgent, ResolvedPipeline, ResolvedStep
 from orchestra.graph.rules import shell_tool_spec
+from orchestra.graph.slots import assign_slots
 from orchestra.graph.topology import END, START, analyse
 from orchestra.prompts.composer import Layers, PromptComposer, check_template
 from orchestra.prompts.discovery import FileDiscovery
@@ -139,9 +140,10 @@ class _Resolution:
         nodes: dict[str, Node] = {**agents, **steps}
         self._check_fields(extension, nodes, parallelism)
         self.problems += not_yet(self.pipeline, self.document)
+        uses = {name: (*node.reads, *node.worktrees) for name, node in nodes.items()}
         if self.repo_paths is not None:
-            used = {repo for node in nodes.values() for repo in (*node.reads, *node.worktrees)}
-            self.problems += self.repo_paths.check(used)
+            self.problems += self.repo_paths.check({repo for used in uses.values() for repo in used})
+        branches = find_branches(topology, parallelism)
         writes = {name: node.writes for name, node in nodes.items()}
         self.problems += parallel_write_warnings(topology, parallelism, writes, self.document.locate)
         if not self._failed:
@@ -156,7 +158,8 @@ class _Resolution:
             discovery=self.discovery,
             topology=topology,
             parallelism=parallelism,
-            branches=find_branches(topology, parallelism),
+            branches=branches,
+            slots=assign_slots(topology, parallelism, branches, uses, writes),
             agents=agents,
             steps=steps,
             conditions=conditions,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from orchestra.graph.parallel import Parallelism
     from orchestra.graph.regions import Branches
     from orchestra.graph.schema import AgentSpec, Pipeline, StepSpec
+    from orchestra.graph.slots import Slots
     from orchestra.graph.topology import Topology
     from orchestra.prompts.composer import ComposedPrompt
     from orchestra.prompts.discovery import FileDiscovery
@@ -81,6 +82,7 @@ class ResolvedPipeline:
     topology: Topology
     parallelism: Parallelism
     branches: Branches
+    slots: Slots
     agents: Mapping[str, ResolvedAgent]
     steps: Mapping[str, ResolvedStep]
     conditions: ConditionRegistry

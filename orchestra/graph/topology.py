@@ -81,6 +81,8 @@ class Topology:
     """Nodes with an edge to END, or with none at all."""
     successors: Mapping[str, tuple[str, ...]]
     """Every arc: from START, nodes and joins to nodes and joins."""
+    predecessors: Mapping[str, tuple[str, ...]]
+    """The same arcs backwards."""
     _reach: dict[tuple[str, str | None], frozenset[str]] = field(default_factory=dict, repr=False, compare=False)
 
     def reaches(self, source: str, avoiding: str | None = None) -> frozenset[str]:
@@ -120,13 +122,15 @@ def analyse(nodes: Sequence[str], graph: Sequence[EdgeSpec]) -> Topology:
     exits = _exits(nodes, edges, arrivals)
     successors = _successors(edges, arrivals)
     looped = {source: tuple(_with_loops(edge, successors) for edge in leaving) for source, leaving in edges.items()}
+    successors = _successors(looped, arrivals)
     return Topology(
         nodes=tuple(nodes),
         joins=joins,
         edges=looped,
         arrivals=arrivals,
         exits=exits,
-        successors=_successors(looped, arrivals),
+        successors=successors,
+        predecessors=_predecessors(successors),
     )
 
 
@@ -182,6 +186,14 @@ def _successors(
     for source, reached in arrivals.items():
         found[source].update(dict.fromkeys(reached))
     return {source: tuple(targets) for source, targets in found.items()}
+
+
+def _predecessors(successors: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for source, targets in successors.items():
+        for target in targets:
+            found[target].append(source)
+    return {target: tuple(sources) for target, sources in found.items()}
 
 
 def _with_loops(edge: Edge, successors: Mapping[str, Sequence[str]]) -> Edge:
