@@ -28,7 +28,9 @@ ENV = {
 def git(directory: Path, *args: str, ok: bool = True, **env: str) -> str:
     """Run the user's (or the agent's) own git."""
     command = ["git", *args]
-    done = subprocess.run(command, cwd=directory, env=ENV | env, capture_output=True, check=False, text=True)
+    done = subprocess.run(
+        command, cwd=directory, env=ENV | env, capture_output=True, check=False, text=True, errors="surrogateescape"
+    )
     assert not ok or done.returncode == 0, f"{command}: {done.stderr}"
     return done.stdout.removesuffix("\n")
 

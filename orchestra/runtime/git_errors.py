@@ -65,8 +65,9 @@ _FILTER = re.compile(
 )
 _CORRUPT = re.compile(
     r"(?P<what>object file \S+ is empty|loose object \S+[^\n]* is corrupt|inflate: [^\n]*|unable to read "
-    r"(?:sha1 file of [^\n]*|tree|[0-9a-f]{40,64})[^\n]*|missing (?:blob|tree|commit)[^\n]*|bad object[^\n]*|"
-    r"invalid object[^\n]*|could not parse commit[^\n]*|bad tree object[^\n]*|[^\n]*packfile [^\n]*"
+    r"(?:sha1 file of [^\n]*|tree|(?:blob object )?[0-9a-f]{40,64})[^\n]*|"
+    r"missing (?:blob|tree|commit)[^\n]*|bad object[^\n]*|invalid object[^\n]*|could not parse commit[^\n]*|"
+    r"bad tree object[^\n]*|[^\n]*packfile [^\n]*"
     r" (?:corrupt|is far)[^\n]*)"
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass
@@ -20,7 +20,7 @@ from orchestra.runtime.worktree import ignore_own_directory, known_head, raw_hea
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import aiosqlite
 
@@ -163,8 +163,8 @@ async def _empty_root(git: GitManager, repo: Repository, date: datetime) -> str:
 
 async def _include(git: GitManager, repo: Repository, session: str, date: datetime) -> Base:
     """Commit the user's files as they are, read through a copy of the user's index."""
-    with tempfile.TemporaryDirectory(dir=_scratch(repo), prefix=f"scratch-{session}-") as scratch:
-        index = Path(scratch, "index")
+    with scratch_directory(repo, session) as scratch:
+        index = scratch / "index"
         await seed_index(git, repo, index)
         staged = await stage(git, repo, index)
         git.index_trees.pop(index, None)
@@ -185,13 +185,18 @@ async def _include(git: GitManager, repo: Repository, session: str, date: dateti
     return Base(commit, staged.dirty, staged.skipped)
 
 
-def _scratch(repo: Repository) -> str:
+@contextlib.contextmanager
+def scratch_directory(repo: Repository, session: str) -> Iterator[Path]:
+    """Give a directory for a moment, in which nobody looks for anything."""
     ignore_own_directory(repo)
-    return os.fspath((repo.top or repo.git_dir) / ".orchestra")
+    root = (repo.top or repo.git_dir) / ".orchestra"
+    root.mkdir(mode=0o700, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=f"scratch-{session}-") as scratch:
+        yield Path(scratch)
 
 
 def remove_scratch(repo: Repository, session: str) -> None:
-    """Remove what a kill left of the reading of a checkout."""
+    """Remove what a kill left of scratch directories."""
     for directory in ((repo.top or repo.git_dir) / ".orchestra").glob(f"scratch-{session}-*"):
         shutil.rmtree(directory, ignore_errors=True)
 
