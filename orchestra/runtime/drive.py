@@ -237,9 +237,18 @@ class _Drive:
             for name, node in self._pipeline.nodes.items()
         }
 
+    def _branch_slots(self) -> dict[str, set[str]]:
+        slots: dict[str, set[str]] = {}
+        for node in self._pipeline.nodes:
+            for repo, slot in self._pipeline.slots.apart(node).items():
+                slots.setdefault(repo, set()).add(slot)
+        return slots
+
     def _tell(self, kind: str, payload: dict[str, Any], turn: TurnRequest | None) -> None:
-        where = {} if turn is None else {"node": turn.node, "turn": turn.number, "attempt": turn.attempt}
-        self._log.emit(kind, payload, **where)
+        if turn is None:
+            self._log.emit(kind, payload)
+        else:
+            self._log.emit(kind, payload, node=turn.node, turn=turn.number, attempt=turn.attempt)
 
     async def _invoke(self, run: SessionRun, seconds: float | None) -> None:
         """Run the graph from where it stands, for so long at the most."""
@@ -347,7 +356,7 @@ class _Drive:
         if conflict is not None:
             await self._fail(await leave_on_branches(self._git, self._workspace, conflict))
             return
-        run.retire(self._pipeline.slots.own())
+        run.retire(self._branch_slots())
         await run.retired()
         self._log.emit("session_completed")
         await self._log.flush()

@@ -48,7 +48,7 @@ def hand_over(tree: Worktree, record: Record) -> None:
 def is_handed_over(tree: Worktree, record: Record) -> bool:
     """Tell whether a worktree was handed to a person with this very conflict."""
     try:
-        return tree.handed_mark.read_text(encoding="ascii").strip() == record["commit"]
+        return tree.handed_mark.read_text(encoding="ascii").strip() == str(record["commit"])
     except (OSError, UnicodeDecodeError):
         return False
 

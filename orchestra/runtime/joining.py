@@ -76,9 +76,7 @@ class Joiner:
             placing.put(repo, ours)
         return Merged(placing.snapshot, placing.position)
 
-    async def _pair(
-        self, request: MergeRequest, repo: str, ours: str, number: int, theirs: str
-    ) -> str | Conflict:
+    async def _pair(self, request: MergeRequest, repo: str, ours: str, number: int, theirs: str) -> str | Conflict:
         if ours == theirs:
             return ours
         repository, side = self._workspace.repos[repo].repository, request.sides[number]

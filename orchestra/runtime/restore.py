@@ -23,10 +23,18 @@ if TYPE_CHECKING:
 
 _LEFTOVERS = (
     *("MERGE_HEAD", "MERGE_MSG", "MERGE_MODE", "SQUASH_MSG", "CHERRY_PICK_HEAD", "REVERT_HEAD", "AUTO_MERGE"),
-    *("REBASE_HEAD", "BISECT_LOG", "BISECT_START", "BISECT_NAMES", "BISECT_TERMS", "BISECT_EXPECTED_REV"),
+    *(
+        "orchestra.conflict",
+        "REBASE_HEAD",
+        "BISECT_LOG",
+        "BISECT_START",
+        "BISECT_NAMES",
+        "BISECT_TERMS",
+        "BISECT_EXPECTED_REV",
+    ),
     *("rebase-merge", "rebase-apply", "sequencer"),
 )
-"""What git keeps of an operation that an agent began and did not end."""
+"""What git (and, of a conflict, Orchestra) keeps of an operation that was begun and did not end."""
 
 
 @dataclass(frozen=True, slots=True)

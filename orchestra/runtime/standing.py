@@ -100,7 +100,7 @@ class Standing:
         """Return number → every conflict of the session, those met in open branches too."""
         state = await self._state()
         known = dict(state.values.get("_conflicts", {}))
-        for branch, values in self._open_branches(state):
+        for _, values in self._open_branches(state):
             own = values.get("_conflicts", {})
             known |= {number: one for number, one in own.items() if number not in known or one["resolved_by"]}
         return known

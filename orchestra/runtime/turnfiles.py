@@ -1,8 +1,8 @@
 """The files of a turn: in which worktree it works, from which commit on, and its snapshots and commit (DESIGN §5).
 
 Sequential writers share the session's worktree of a repo; writers that the graph runs at the same time have one each.
-Should two turns meet in one worktree nevertheless, they take turns in it. Readers need none, since they read the objects
-of the commit they started from; those that run commands get a worktree with just the files of that commit.
+Should two turns meet in one worktree nevertheless, they take turns in it. Readers need none, since they read the
+objects of the commit they started from; those that run commands get a worktree with just the files of that commit.
 """
 
 from __future__ import annotations
@@ -212,9 +212,7 @@ class SessionFiles:
                 retry="restart",
             )
 
-    async def _fill(
-        self, tree: Worktree, commit: str, request: TurnRequest, entry: Mapping[str, Any] | None
-    ) -> None:
+    async def _fill(self, tree: Worktree, commit: str, request: TurnRequest, entry: Mapping[str, Any] | None) -> None:
         """Bring the files to a commit, with the conflict that the turn has to resolve, unless a person has them."""
         record = request.conflict
         if record is None or record["repo"] != tree.repository.name:
@@ -383,7 +381,6 @@ class TurnFiles:
         self.committed = entries
         return entries
 
-
     async def _refuse_unresolved(self, record: Record) -> None:
         tree, git = self.trees[record["repo"]], self._files.git
         files = await git.tree_of(tree, self._now[record["repo"]].commit)
@@ -391,7 +388,7 @@ class TurnFiles:
 
 
 def _enters(request: TurnRequest, repo: str) -> bool:
-    """Tell whether a turn is the first of its branch to come into the branch's worktree, which has to be a fresh one."""
+    """Tell whether a turn is the first of its branch to come into its worktree, which has to be a fresh one."""
     slot = request.slot(repo)
     return slot == request.node and request.begins_on(repo) != slot and request.attempt == 1
 

@@ -293,22 +293,22 @@ def mend(worktree: Worktree, commit: str) -> bool:
         move_aside(worktree.repository, worktree.session, path)
     complete = worktree.index.exists() and path.is_dir()
     path.mkdir(exist_ok=True)
-    _rewrite(admin / "gitdir", f"{path / '.git'}\n")
-    _rewrite(admin / "commondir", f"{os.path.relpath(worktree.repository.common_dir, admin)}\n")
-    _rewrite(admin / "locked", f"orchestra:{worktree.session}:{worktree.slot}")
+    rewrite(admin / "gitdir", f"{path / '.git'}\n")
+    rewrite(admin / "commondir", f"{os.path.relpath(worktree.repository.common_dir, admin)}\n")
+    rewrite(admin / "locked", f"orchestra:{worktree.session}:{worktree.slot}")
     link = path / ".git"
     foreign = link.is_symlink() or (link.exists() and not link.is_file())
     # An agent made a repository of its own here, or something else; what it holds is kept.
     if foreign and move_aside(worktree.repository, worktree.session, link) is None:
         link.rmdir()
-    _rewrite(link, f"gitdir: {admin}\n")
+    rewrite(link, f"gitdir: {admin}\n")
     head = _content(admin / "HEAD") or ""
     if not re.fullmatch(r"ref: refs/\S+|[0-9a-f]{40,64}", head):
         point_head(worktree, commit)
     return complete
 
 
-def _rewrite(file: Path, text: str) -> None:
+def rewrite(file: Path, text: str) -> None:
     """Write a small file as one step, unless it is so already."""
     if _content(file) != text.strip("\n") or file.is_symlink():
         draft = file.with_name(file.name + ".orchestra")
@@ -318,13 +318,13 @@ def _rewrite(file: Path, text: str) -> None:
 
 def point_head(worktree: Worktree, commit: str) -> None:
     """Write the worktree's HEAD, detached, and remember that it was Orchestra who did."""
-    _rewrite(worktree.git_dir / "HEAD", f"{commit}\n")
+    rewrite(worktree.git_dir / "HEAD", f"{commit}\n")
     remember_head(worktree, commit)
 
 
 def remember_head(worktree: Worktree, commit: str) -> None:
     """Note the HEAD that is known to be kept, so that commits of the agent's own are noticed."""
-    _rewrite(worktree.known_head, f"{commit}\n")
+    rewrite(worktree.known_head, f"{commit}\n")
 
 
 def known_head(worktree: Worktree) -> str | None:
