@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Literal
 
+from orchestra.graph.meeting import open_record
 from orchestra.graph.topology import START
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from orchestra.graph.topology import Topology
 
@@ -42,12 +43,13 @@ def briefing(
         context: Whose outputs are told.
         turn: 1 for the first turn.
     """
+    conflict = list(conflict_section(node, state, told=() if context == "none" else upstream(topology, node)))
     if context == "none":
-        return "\n\n".join(_again(node, state, topology, turn)) or NOTHING
+        return "\n\n".join([*_again(node, state, topology, turn), *conflict]) or NOTHING
     outputs: Mapping[str, Any] = state.get("agent_outputs", {})
     inputs = {name: value for name, value in state.get("inputs", {}).items() if value not in (None, "")}
     named = topology.nodes if context == "all" else upstream(topology, node)
-    parts = list(_again(node, state, topology, turn))
+    parts = [*_again(node, state, topology, turn), *conflict]
     if inputs:
         parts.append(_section("Inputs", inputs.items()))
     others = [(name, outputs[name]) for name in named if name in outputs and name != node]
@@ -58,18 +60,52 @@ def briefing(
     return "\n\n".join(parts) or NOTHING
 
 
+def conflict_section(node: str, state: Mapping[str, Any], told: Collection[str]) -> Iterable[str]:
+    """Say what an agent has to resolve, who changed what, and why: their outputs.
+
+    Args:
+        node: The agent.
+        state: The state at the turn's start.
+        told: The agents whose outputs the message holds anyway.
+    """
+    record = open_record(state, node)
+    if record is None:
+        return
+    repo, (ours, theirs) = record["repo"], record["who"]
+    paths = "\n".join(f"- {json.dumps(path, ensure_ascii=False)} ({kind})" for path, kind in record["conflict"]["paths"])
+    yield (
+        f"# A conflict to resolve\n\nThe changes of {_listed(ours)} and of {_listed(theirs)} in the repository {repo!r} "
+        f"conflict. Your files there are the result of the merge, with git's conflict markers where both changed the "
+        f"same lines: first what {_listed(ours)} wrote, then what {_listed(theirs)} wrote.\n\n{paths}\n\n"
+        "Bring these files into the state that serves what both wanted, and leave no marker. A file counts as resolved "
+        f"once you have written, edited, deleted or moved it with a tool of {repo!r}, or staged it with `git add`. "
+        "Resolve all of them in this turn, then do the rest of your task."
+    )
+    outputs = state.get("agent_outputs", {})
+    why = [(name, outputs[name]) for name in (*ours, *theirs) if name in outputs and name not in told]
+    if why:
+        yield _section("What they said of their changes", why)
+
+
 def _again(node: str, state: Mapping[str, Any], topology: Topology, turn: int) -> Iterable[str]:
     """Say which turn it is and who asked for it."""
     if turn == 1:
         return
-    senders = [
+    if open_record(state, node) is not None and not _sent_back(node, state, topology):
+        yield f"This is your turn {turn}: merging went on after your last one, and met a further conflict."
+        return
+    senders = _sent_back(node, state, topology)
+    why = f" {_listed(senders)} sent the work back to you; what follows says why." if senders else ""
+    yield f"This is your turn {turn}.{why}"
+
+
+def _sent_back(node: str, state: Mapping[str, Any], topology: Topology) -> list[str]:
+    return [
         edge.source
         for leaving in topology.edges.values()
         for edge in leaving
         if edge.source != START and node in state.get("choices", {}).get(edge.key, ())
     ]
-    why = f" {_listed(senders)} sent the work back to you; what follows says why." if senders else ""
-    yield f"This is your turn {turn}.{why}"
 
 
 def _listed(names: Iterable[str]) -> str:
