@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestra.graph.meeting import open_record
+from orchestra.graph.merging import open_record
 from orchestra.graph.topology import START
 
 if TYPE_CHECKING:
@@ -72,7 +72,9 @@ def conflict_section(node: str, state: Mapping[str, Any], told: Collection[str])
     if record is None:
         return
     repo, (ours, theirs) = record["repo"], record["who"]
-    paths = "\n".join(f"- {json.dumps(path, ensure_ascii=False)} ({kind})" for path, kind in record["conflict"]["paths"])
+    paths = "\n".join(
+        f"- {json.dumps(path, ensure_ascii=False)} ({kind})" for path, kind in record["conflict"]["paths"]
+    )
     yield (
         f"# A conflict to resolve\n\nThe changes of {_listed(ours)} and of {_listed(theirs)} in the repository {repo!r} "
         f"conflict. Your files there are the result of the merge, with git's conflict markers where both changed the "

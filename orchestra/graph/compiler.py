@@ -47,6 +47,7 @@ class GraphCompiler:
             pipeline.extension.annotations,
             branches=pipeline.branches.lowered,
             layout=pipeline.slots,
+            resolvers=pipeline.meetings,
             max_steps=pipeline.pipeline.limits.max_steps,
         )
         compiled = graph.compile(checkpointer=checkpointer, name=pipeline.pipeline.name)

@@ -13,7 +13,7 @@ from langgraph.graph import START as LANGGRAPH_START
 from langgraph.graph import StateGraph
 
 from orchestra.graph.levels import Level, branch_node
-from orchestra.graph.meeting import Layout, Meetings, OneSlot
+from orchestra.graph.merging import Layout, Merging, OneSlot, Resolvers
 from orchestra.graph.nodes import Body, GraphContext, JoinNode, TurnNode, start_node
 from orchestra.graph.routing import entry_route
 from orchestra.graph.state import Journal, journaled, reducers, state_schema
@@ -37,6 +37,7 @@ def lower(
     *,
     branches: tuple[Branch, ...] = (),
     layout: Layout | None = None,
+    resolvers: Resolvers | None = None,
     max_steps: int | None = None,
 ) -> StateGraph[Any, GraphContext, Any, Any]:
     """Build the state graph.
@@ -48,10 +49,11 @@ def lower(
         extension: Fields that the pipeline adds to the state, with their annotations.
         branches: Those that become graphs of their own, one node each.
         layout: In which worktree each node works; by default all share one.
+        resolvers: Who resolves conflicts.
         max_steps: Turns after which the session stops.
     """
-    meetings = Meetings(topology, layout or OneSlot())
-    lowering = _Lowering(topology, router, bodies, extension or {}, meetings, max_steps)
+    merging = Merging(topology, layout or OneSlot(), resolvers or OneSlot())
+    lowering = _Lowering(topology, router, bodies, extension or {}, merging, max_steps)
     level = Level.of((*topology.nodes, *topology.joins), branches, is_branch=False)
     graph: StateGraph[Any, GraphContext, Any, Any] = StateGraph(lowering.schema, context_schema=GraphContext)
     lowering.fill(graph, level)
@@ -73,13 +75,13 @@ class _Lowering:
         router: Router,
         bodies: Mapping[str, Body],
         extension: Mapping[str, Any],
-        meetings: Meetings,
+        merging: Merging,
         max_steps: int | None,
     ) -> None:
         self._topology = topology
         self._router = router
         self._bodies = bodies
-        self._meetings = meetings
+        self._merging = merging
         self._reduce = reducers(extension)
         self._fields = {name: name in self._reduce for name in extension}
         self._max_steps = max_steps
@@ -95,7 +97,7 @@ class _Lowering:
             if join is None:
                 run = self._turn_node(name, level).run
             else:
-                run = JoinNode(join, self._router, self._meetings, level).run
+                run = JoinNode(join, self._router, self._merging, level).run
             graph.add_node(name, run, destinations=self.destinations(name, level), input_schema=self.schema)
         for branch in level.branches:
             node: Any = branch_node(self._branch(branch).compile(name=branch.entry), branch, level, self._fields)
@@ -122,7 +124,7 @@ class _Lowering:
             level=level,
             topology=self._topology,
             router=self._router,
-            meetings=self._meetings,
+            merging=self._merging,
             reduce=self._reduce,
             max_steps=self._max_steps,
         )

@@ -18,7 +18,7 @@ from langgraph.types import interrupt
 
 from orchestra.agents.context import Detached, RunContext, Turn, TurnFailed, TurnRequest, newest_snapshot
 from orchestra.errors import OrchestraError, SessionError
-from orchestra.graph.meeting import Meeting, commits_at, handed_on, moved, open_record, position_at
+from orchestra.graph.merging import Outcome, commits_at, handed_on, moved, open_record, position_at
 from orchestra.graph.routing import pending
 from orchestra.graph.state import with_update
 from orchestra.graph.topology import START
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from langgraph.types import Command
 
     from orchestra.graph.levels import Level
-    from orchestra.graph.meeting import Meetings
+    from orchestra.graph.merging import Merging
     from orchestra.graph.routing import Router
     from orchestra.graph.topology import Join, Topology
 
@@ -80,7 +80,7 @@ class TurnNode:
         level: Level,
         topology: Topology,
         router: Router,
-        meetings: Meetings,
+        merging: Merging,
         reduce: Mapping[str, Callable[[Any, Any], Any]],
         max_steps: int | None,
     ) -> None:
@@ -89,7 +89,7 @@ class TurnNode:
         self._level = level
         self._topology = topology
         self._router = router
-        self._meetings = meetings
+        self._merging = merging
         self._reduce = reduce
         self._max_steps = max_steps
 
@@ -123,19 +123,19 @@ class TurnNode:
         _stop(self._name, failure, run, turn=request.number, attempt=request.attempt)
         raise failure  # an interrupt is never answered for a failure; the node runs again instead
 
-    async def _meet(self, state: dict[str, Any], run: RunContext) -> Meeting:
+    async def _meet(self, state: dict[str, Any], run: RunContext) -> Outcome:
         """Bring together what has arrived at a join of mode `any`, which has no node of its own."""
         record = open_record(state, self._name)
         if record is not None and record["resolver"] != "agent":
-            return await self._meetings.settle(record, state, run)
+            return await self._merging.settle(record, state, run)
         if record is None:
             for join in self._topology.joins.values():
                 taken = pending(join, state) if join.target == self._name and join.mode == "any" else {}
                 if taken:
-                    return await self._meetings.begin(join, taken, state, run)
-        return Meeting(position_at(state, self._name))
+                    return await self._merging.begin(join, taken, state, run)
+        return Outcome(position_at(state, self._name))
 
-    def _stop_at(self, met: Meeting, run: RunContext) -> Command[Any]:
+    def _stop_at(self, met: Outcome, run: RunContext) -> Command[Any]:
         """Come back in a step of its own, so that a checkpoint names the commit with the markers."""
         positions = {**met.update.get("_positions", {}), self._name: met.position}
         run.adopt(met.update.get("snapshot", {}))
@@ -143,7 +143,7 @@ class TurnNode:
         return self._level.command(update, [self._name])
 
     async def _turn(
-        self, state: dict[str, Any], met: Meeting, turn: Turn, config: RunnableConfig, run: RunContext
+        self, state: dict[str, Any], met: Outcome, turn: Turn, config: RunnableConfig, run: RunContext
     ) -> Command[Any]:
         result = await self._body(state, turn, config)
         update = dict(result.update)
@@ -160,7 +160,7 @@ class TurnNode:
         if record := open_record(state, self._name):
             solved = {**state["_conflicts"][str(record["n"])], "resolved_by": self._name}
             update["_conflicts"] = {str(record["n"]): solved}
-            rest = await self._meetings.go_on(record, position, with_update(state, update, self._reduce), run)
+            rest = await self._merging.go_on(record, position, with_update(state, update, self._reduce), run)
             update = with_update(update, rest.update, self._reduce)
             if rest.record is not None:
                 return self._once_more(rest, update, turn, run)
@@ -174,7 +174,7 @@ class TurnNode:
         run.adopt(update["snapshot"])
         return self._level.command(update, route.targets)
 
-    def _once_more(self, met: Meeting, update: dict[str, Any], turn: Turn, run: RunContext) -> Command[Any]:
+    def _once_more(self, met: Outcome, update: dict[str, Any], turn: Turn, run: RunContext) -> Command[Any]:
         """End a turn that has resolved one conflict and met another: a further turn, or a person, resolves that."""
         record = met.record or {}
         join = self._topology.joins[record["join"]]
@@ -198,7 +198,7 @@ class TurnNode:
             snapshot=state.get("snapshot", {}),
             checkpoint_ns=str(config.get("configurable", {}).get("checkpoint_ns", "")),
             started_at=state.get("clock") or state.get("metadata", {}).get("created_at", ""),
-            slots=self._meetings.slots(self._name, self._body.worktrees),
+            slots=self._merging.slots(self._name, self._body.worktrees),
             position=position,
             conflict=open_record(state, self._name),
         )
@@ -254,10 +254,10 @@ def failure_payload(node: str | None, failure: OrchestraError, **where: int) -> 
 class JoinNode:
     """The node of a join of mode `all`: it waits, and brings together what has arrived."""
 
-    def __init__(self, join: Join, router: Router, meetings: Meetings, level: Level) -> None:
+    def __init__(self, join: Join, router: Router, merging: Merging, level: Level) -> None:
         self._join = join
         self._router = router
-        self._meetings = meetings
+        self._merging = merging
         self._level = level
 
     async def run(self, state: dict[str, Any], runtime: Runtime[GraphContext]) -> Command[Any]:
@@ -266,7 +266,7 @@ class JoinNode:
         failure: OrchestraError
         try:
             met = await self._meet(state, run)
-            return met if not isinstance(met, Meeting) else await self._onward(met, state, run)
+            return met if not isinstance(met, Outcome) else await self._onward(met, state, run)
         except GraphBubbleUp:
             raise
         except OrchestraError as error:
@@ -278,18 +278,18 @@ class JoinNode:
         _stop(self._join.target, failure, run)
         raise failure
 
-    async def _meet(self, state: dict[str, Any], run: RunContext) -> Meeting | Command[Any]:
+    async def _meet(self, state: dict[str, Any], run: RunContext) -> Outcome | Command[Any]:
         record = open_record(state, self._join.target)
         if record is not None and record["join"] == self._join.name and record["resolver"] != "agent":
-            return await self._meetings.settle(record, state, run)
+            return await self._merging.settle(record, state, run)
         step = self._router.join(self._join, state)
         if step.waits:
             return self._level.command({"frontier": [self._join.name]}, [self._join.name])
         if not step.fires:
             return self._level.command({}, ())
-        return await self._meetings.begin(self._join, step.taken, state, run)
+        return await self._merging.begin(self._join, step.taken, state, run)
 
-    async def _onward(self, met: Meeting, state: dict[str, Any], run: RunContext) -> Command[Any]:
+    async def _onward(self, met: Outcome, state: dict[str, Any], run: RunContext) -> Command[Any]:
         update = {**met.update, "_stands": [met.position]}
         run.adopt(update.get("snapshot", {}))
         if met.record is not None and met.record["resolver"] != "agent":

@@ -11,7 +11,6 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from orchestra.agents.context import SESSION_SLOT
-from orchestra.agents.meeting import Resolver
 from orchestra.graph.topology import START, join_name, reachable
 
 if TYPE_CHECKING:
@@ -40,9 +39,6 @@ class Slots:
     def apart(self, node: str) -> Mapping[str, str]:
         """Return the slot for each repo in which a node works elsewhere than in the session's slot."""
         return self._apart.get(node, {})
-
-    def resolver(self, join: str, repo: str) -> Resolver:
-        return "agent"  # TEMPORARY until the helper's own
 
     def before(self, node: str, repo: str) -> frozenset[str]:
         """Return the other slots in which what leads to a node worked: where its own slot is new, it begins there."""

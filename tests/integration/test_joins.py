@@ -40,7 +40,11 @@ async def test_parallel_writers_work_apart_and_are_merged_at_the_join(workshop: 
     merge = workshop.repo.git("log", "--merges", "--format=%H %P", result.branches["repo"]).split()
     assert len(merge) == 3
     assert contents(workshop, result.commits["repo"]) == {
-        "app.py": "x = 1", "docs/notes.md": "# Notes", "a.txt": "a", "b.txt": "b", "t.txt": "t"
+        "app.py": "x = 1",
+        "docs/notes.md": "# Notes",
+        "a.txt": "a",
+        "b.txt": "b",
+        "t.txt": "t",
     }
     rows = [row for row in workshop.checkpoints(result.record.session_id) if not row["checkpoint_ns"]]
     joined = next(row for row in rows if row["next"] == ["t"])
@@ -53,7 +57,12 @@ async def test_a_conflict_is_resolved_by_the_agent_behind_the_join(workshop: Wor
     script = {
         "a": [edits("app.py", "x = 2\n")],
         "b": [edits("app.py", "x = 3\n")],
-        "t": [[{"tools": [{"name": "shell", "args": {"command": "git status --short; cat app.py"}}]}, *edits("app.py", "x = 5\n")]],
+        "t": [
+            [
+                {"tools": [{"name": "shell", "args": {"command": "git status --short; cat app.py"}}]},
+                *edits("app.py", "x = 5\n"),
+            ]
+        ],
     }
 
     result = await workshop.run(team(workshop, script))

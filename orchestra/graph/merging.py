@@ -35,12 +35,16 @@ class Layout(Protocol):
     def retired_by(self, join: str) -> Mapping[str, frozenset[str]]:
         """Return repo → the slots that are done with once a join has merged its branches."""
 
+
+class Resolvers(Protocol):
+    """Who resolves conflicts; `Meetings` is one."""
+
     def resolver(self, join: str, repo: str) -> Resolver:
         """Return who resolves conflicts of a repo at a join."""
 
 
 class OneSlot:
-    """A layout without worktrees of branches: everybody works in the session's own."""
+    """No worktrees of branches: everybody works in the session's own, and nothing can conflict."""
 
     def of(self, node: str, repo: str) -> str:  # noqa: ARG002 - the protocol's arguments
         """Return the session's slot."""
@@ -51,7 +55,7 @@ class OneSlot:
         return {}
 
     def resolver(self, join: str, repo: str) -> Resolver:  # noqa: ARG002 - the protocol's arguments
-        """Return that nobody does: nothing can conflict."""
+        """Return that nobody does."""
         return "fail"
 
 
@@ -99,7 +103,7 @@ def handed_on(node: str, turn: int, position: Position, route: Route, state: Map
 
 
 @dataclass(frozen=True, slots=True)
-class Meeting:
+class Outcome:
     """What came of bringing branches together."""
 
     position: Position
@@ -109,23 +113,25 @@ class Meeting:
     """The conflict at which it stopped."""
 
 
-class Meetings:
+class Merging:
     """Brings together what arrives at joins.
 
     Args:
         topology: The analysed graph.
         layout: In which worktree each node works.
+        resolvers: Who resolves conflicts.
     """
 
-    def __init__(self, topology: Topology, layout: Layout) -> None:
+    def __init__(self, topology: Topology, layout: Layout, resolvers: Resolvers) -> None:
         self._topology = topology
         self._layout = layout
+        self._resolvers = resolvers
 
     def slots(self, node: str, repos: Iterable[str]) -> dict[str, str]:
         """Return repo → the slot in which a node works."""
         return {repo: self._layout.of(node, repo) for repo in repos}
 
-    async def begin(self, join: Join, taken: Mapping[str, int], state: Mapping[str, Any], run: RunContext) -> Meeting:
+    async def begin(self, join: Join, taken: Mapping[str, int], state: Mapping[str, Any], run: RunContext) -> Outcome:
         """Bring together what has arrived at a join.
 
         Args:
@@ -145,7 +151,7 @@ class Meetings:
             update["_loose"] = dict.fromkeys(loose, {})
         return await self._merge(self._request(join, tuple(sides), state), update, run)
 
-    async def go_on(self, record: Record, position: Position, state: Mapping[str, Any], run: RunContext) -> Meeting:
+    async def go_on(self, record: Record, position: Position, state: Mapping[str, Any], run: RunContext) -> Outcome:
         """Go on behind a conflict that has been resolved.
 
         Args:
@@ -159,7 +165,7 @@ class Meetings:
         request = self._request(join, sides, state, after=record, position=position)
         return await self._merge(request, {"_merging": {record["target"]: {}}}, run)
 
-    async def settle(self, record: Record, state: Mapping[str, Any], run: RunContext) -> Meeting:
+    async def settle(self, record: Record, state: Mapping[str, Any], run: RunContext) -> Outcome:
         """Wait for a person to resolve a conflict, and go on once that is done.
 
         Raises:
@@ -175,7 +181,7 @@ class Meetings:
         position = moved(position_at(state, _place_of(record)), settled.snapshot)
         met = await self.go_on(record, position, {**state, "snapshot": snapshot}, run)
         update = {**met.update, "snapshot": newest_snapshot(settled.snapshot, met.update.get("snapshot"))}
-        return Meeting(met.position, update, met.record)
+        return Outcome(met.position, update, met.record)
 
     def _request(self, join: Join, sides: tuple[Side, ...], state: Mapping[str, Any], **more: Any) -> MergeRequest:
         snapshot: Snapshot = state.get("snapshot", {})
@@ -186,13 +192,13 @@ class Meetings:
             target=join.target,
             sides=sides,
             into={repo: self._layout.of(node, repo) for repo in repos},
-            resolvers={repo: self._layout.resolver(join.name, repo) for repo in repos},
+            resolvers={repo: self._resolvers.resolver(join.name, repo) for repo in repos},
             snapshot=snapshot,
             date=_clock(state),
             **more,
         )
 
-    async def _merge(self, request: MergeRequest, update: dict[str, Any], run: RunContext) -> Meeting:
+    async def _merge(self, request: MergeRequest, update: dict[str, Any], run: RunContext) -> Outcome:
         merged = await run.merge(request)
         if merged.snapshot:
             update["snapshot"] = merged.snapshot
@@ -202,7 +208,7 @@ class Meetings:
                 update["_positions"] = {_place_of(merged.record): merged.position}
         elif self._topology.joins[request.join].mode == "all":
             run.retire(self._layout.retired_by(request.join))
-        return Meeting(merged.position, update, merged.record)
+        return Outcome(merged.position, update, merged.record)
 
 
 def end_request(state: Mapping[str, Any], nodes: Iterable[str]) -> MergeRequest | None:
