@@ -116,8 +116,10 @@ class Joiner:
         async with self._numbers:
             n = await self._number(repository, commit)
         failpoint("conflict-kept")
-        who = [await self._authors(repository, conflict, ours, theirs), [side.name]]
-        who[0] = [name for name in who[0] if name != side.name] or [one.name for one in request.sides[:number]]
+        before = [one.name for one in request.sides[:number]]
+        found = await self._authors(repository, conflict, ours, theirs)
+        who = [[name for name in (*before, *found) if name in found and name != side.name], [side.name]]
+        who[0] = list(dict.fromkeys(who[0])) or before
         record: dict[str, Any] = {
             "n": n,
             "join": request.join,
@@ -156,9 +158,7 @@ class Joiner:
         base = await self._git.merge_base(repository, ours, theirs)
         paths = [f":(literal){path}" for path in dict.fromkeys(one.path for one in conflict.stages)]
         form = "--format=%(trailers:key=Orchestra-Agent,valueonly,separator=)"
-        output = await self._git.run(
-            repository, "log", "--reverse", "--no-merges", form, f"{base}..{ours}", "--", *paths
-        )
+        output = await self._git.run(repository, "log", "--reverse", form, f"{base}..{ours}", "--", *paths)
         return list(dict.fromkeys(filter(None, output.text.splitlines())))
 
     async def settle(self, record: Record, date: str) -> Settled:
@@ -260,7 +260,8 @@ class _Placing:
             where = self._request.into.get(repo, SESSION_SLOT)
             known = self._request.snapshot.get(where, {}).get(repo)
             if known is None or known["commit"] != commit:
-                entry = {"commit": commit, "n": self._files.next_number(where, repo)}
+                number = max(self._files.next_number(where, repo), known["n"] + 1 if known else 0)
+                entry = {"commit": commit, "n": number}
                 self.snapshot.setdefault(where, {})[repo] = entry
         self.position[repo] = where
         if where == SESSION_SLOT:

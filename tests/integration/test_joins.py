@@ -186,7 +186,10 @@ async def test_each_conflict_is_a_turn_of_its_own(workshop: Workshop) -> None:
 
     assert result.record.status == "completed", result.record.error
     assert contents(workshop, result.commits["repo"])["app.py"] == "x = 234"
-    assert [(one["agents"], one["resolved_by"]) for one in result.conflicts] == [(["a", "b"], "t"), (["t", "c"], "t")]
+    assert [(one["agents"], one["resolved_by"]) for one in result.conflicts] == [
+        (["a", "b"], "t"),
+        (["a", "b", "t", "c"], "t"),
+    ]
     assert_consistent(workshop, result)
     assert sorted(turn_commits(workshop, result.branches["repo"])) == ["a:1", "b:1", "c:1", "t:1", "t:2"]
 
