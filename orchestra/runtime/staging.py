@@ -81,7 +81,7 @@ async def seed_index(git: GitManager, where: Place, index: Path) -> None:
         await git.run(where, "read-tree", commit, index=draft)
         index_lock(index).unlink(missing_ok=True)
         draft.replace(index)
-    await _update(git, where, index, ("--force-remove",), sorted(copied_names(where)))
+    await update_index(git, where, index, ("--force-remove",), sorted(copied_names(where)))
 
 
 def _known_commit(where: Place) -> str | None:
@@ -123,8 +123,8 @@ async def _stage(git: GitManager, where: Place, index: Path) -> Staged:
     plan = _plan(where, entries)
     if known is None or plan.present or plan.gone:
         # Removals come first: a directory may have become a link, and git takes no path beyond a link.
-        await _update(git, where, index, ("--force-remove",), plan.gone)
-        await _update(git, where, index, ("--add", "--remove", "--replace"), plan.present)
+        await update_index(git, where, index, ("--force-remove",), plan.gone)
+        await update_index(git, where, index, ("--add", "--remove", "--replace"), plan.present)
         known = (await git.run(where, "write-tree", index=index)).text
     git.index_trees[index] = known, _look(index)
     return Staged(known, tuple(plan.skipped), count(entries))
@@ -177,7 +177,7 @@ def _plan(where: Place, entries: list[Entry]) -> _Plan:
 
 
 def _plan_tracked(plan: _Plan, entry: Entry, path: bytes) -> None:
-    info = None if entry.change == "D" else _lstat(path)
+    info = None if entry.change == "D" else lstat(path)
     if info is None:
         plan.gone.append(entry.path)
     elif stat.S_ISREG(info.st_mode) and not os.access(path, os.R_OK):
@@ -190,7 +190,7 @@ def _plan_tracked(plan: _Plan, entry: Entry, path: bytes) -> None:
 
 
 def _plan_untracked(plan: _Plan, name: bytes, path: bytes) -> None:
-    info = _lstat(path)
+    info = lstat(path)
     if name.endswith(b"/"):
         plan.skip(name, "nested-repo")
     elif info is None:
@@ -211,7 +211,8 @@ def _plan_untracked(plan: _Plan, name: bytes, path: bytes) -> None:
         plan.present.append(name)
 
 
-def _lstat(path: bytes) -> os.stat_result | None:
+def lstat(path: bytes) -> os.stat_result | None:
+    """Look at a path and not through a link; None: there is nothing that can be looked at."""
     try:
         return os.lstat(path)
     except OSError:
@@ -230,7 +231,8 @@ def top_of(where: Place) -> Path:
     return top
 
 
-async def _update(git: GitManager, where: Place, index: Path, how: tuple[str, ...], paths: list[bytes]) -> None:
+async def update_index(git: GitManager, where: Place, index: Path, how: tuple[str, ...], paths: list[bytes]) -> None:
+    """Update the entries of paths in an index; not a process where there are none."""
     if paths:
         names = b"".join(path + b"\0" for path in paths)
         await git.run(where, "update-index", *how, "-z", "--stdin", input=names, index=index)
@@ -245,7 +247,7 @@ async def _show_hidden(git: GitManager, where: Place, index: Path) -> None:
     marked = [(line[:1], line[2:]) for line in output.stdout.split(b"\0") if line and line[:1] != b"H"]
     top = os.fsencode(top_of(where))
     assumed = [path for tag, path in marked if tag.islower()]
-    skipped = [path for tag, path in marked if tag in b"sS" and _lstat(os.path.join(top, path))]  # noqa: PTH118
+    skipped = [path for tag, path in marked if tag in b"sS" and lstat(os.path.join(top, path))]  # noqa: PTH118
     # One call takes only one of the two options (D5).
-    await _update(git, where, index, ("--no-assume-unchanged",), assumed)
-    await _update(git, where, index, ("--no-skip-worktree",), skipped)
+    await update_index(git, where, index, ("--no-assume-unchanged",), assumed)
+    await update_index(git, where, index, ("--no-skip-worktree",), skipped)
