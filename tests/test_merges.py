@@ -240,22 +240,22 @@ async def test_attributes_of_the_repository_count(manager: GitManager, tmp_path:
     assert "\n<<<<<<< writer-a\n" in show(two.top, conflict.tree, "mini"), "markers that small are no markers"
 
 
-async def test_attributes_that_lead_out_of_the_directory_are_not_written(manager: GitManager, tmp_path: Path) -> None:
+async def test_attributes_that_are_links_or_lead_out_are_not_written(manager: GitManager, tmp_path: Path) -> None:
     two = sides(tmp_path / "repo", CASES["content"])
-    blob = git(two.top, "hash-object", "-w", "--stdin", ok=True)
-    link = f"120000 blob {blob}\t.gitattributes\n"
-    inner = make_tree(two.top, f"100644 blob {blob}\t.gitattributes\n")
-    evil = make_tree(two.top, f"{link}040000 tree {inner}\t..\n" + git(two.top, "ls-tree", two.ours) + "\n")
+    blob = git_reading(two.top, "* merge=union\n", "hash-object", "-w", "--stdin")
+    tree = git_reading(two.top, f"100644 blob {blob}\t.gitattributes\n", "mktree")
+    up = git_reading(two.top, f"040000 tree {tree}\t..\n", "mktree")
+    link = f"120000 blob {blob}\t.gitattributes\n040000 tree {up}\t..\n"
+    evil = git_reading(two.top, f"{link}{git(two.top, 'ls-tree', two.ours)}\n", "mktree")
     commit = git(two.top, "commit-tree", "-p", two.base, "-m", "evil", evil)
     repo = await manager.open("backend", two.top)
     found = await merge_trees(manager, repo, commit, two.theirs, labels=LABELS, session="s1")
-    assert isinstance(found, Conflict)
-    left = [path.name for path in (two.top / ".orchestra").iterdir()]
-    assert left == [".gitignore"]
+    assert isinstance(found, Conflict), "a link is no attributes"
+    assert [path.name for path in (two.top / ".orchestra").iterdir()] == [".gitignore"]
 
 
-def make_tree(top: Path, text: str) -> str:
-    done = subprocess.run(["git", "mktree"], cwd=top, env=ENV, input=text, capture_output=True, text=True, check=True)
+def git_reading(top: Path, text: str, *args: str) -> str:
+    done = subprocess.run(["git", *args], cwd=top, env=ENV, input=text, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 
