@@ -143,6 +143,17 @@ CASES = {
         "t t2",
         {"fast": "fast", "slow": "slow", "join.t": "t", "t": "t", "t2": "t", "z": "t"},
     ),
+    "a condition may start a writer again beside who follows it": (
+        (
+            "a a2 b c",
+            "from: START, to: [a, b], condition: x",
+            "from: a, to: a2",
+            "from: b, to: [a, c], condition: y, max_loops: 2",
+        ),
+        "a a2",
+        "",
+        {"a": "a", "a2": "a2"},
+    ),
     "a loop inside a branch": (
         RIGHT["a loop inside a branch"],
         "b2 c",

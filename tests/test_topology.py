@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from orchestra.cli.render import render_problem
 from orchestra.errors import Location, Problem
-from orchestra.graph.checks import check_topology, parallel_write_warnings
+from orchestra.graph.checks import check_topology
 from orchestra.graph.loader import load_pipeline
 from orchestra.graph.parallel import Parallelism, find_parallelism
 from orchestra.graph.topology import Topology, analyse
@@ -390,19 +390,6 @@ class TestParallelism:
         assert judged.problems == []
         assert judged.beside("slow") >= {"fast", "t", "t2"}
         assert not judged.beside("t") & {"t", "t2"}
-
-    def test_parallel_writers_get_a_warning_at_the_first_of_them(self) -> None:
-        judged = judge("a b c", "from: START, to: [a, b]", "from: [a, b], to: c", "from: c, to: END")
-        writes = {"a": ["app", "docs"], "b": ["docs"], "c": ["docs"]}
-
-        def locate(*loc: str | int, key: bool = False) -> Location:
-            return Location(Path("/".join(map(str, loc))), 1, 1)
-
-        (problem,) = parallel_write_warnings(judged.topology, judged.parallelism, writes, locate)
-        assert (problem.code, problem.severity) == ("parallel-write", "warning")
-        assert "'a' and 'b'" in problem.message
-        assert "'docs'" in problem.message
-        assert "app" not in problem.message
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestra.errors import Problem, did_you_mean
 from orchestra.graph.topology import END, START, Edge, Topology, reachable
@@ -55,36 +55,6 @@ def check_topology(topology: Topology, parallelism: Parallelism, locate: Locate)
     ]
 
 
-def parallel_write_warnings(
-    topology: Topology, parallelism: Parallelism, writes: Mapping[str, Sequence[str]], locate: Locate
-) -> list[Problem]:
-    """Warn where agents that can be active together write to the same repo.
-
-    Args:
-        topology: The analysed graph.
-        parallelism: Who can be active together.
-        writes: For each node the repos that it may write.
-        locate: Gives the place of a path in the pipeline file.
-    """
-    problems = []
-    for position, node in enumerate(topology.nodes):
-        for other in topology.nodes[position + 1 :]:
-            shared = [repo for repo in writes.get(node, ()) if repo in writes.get(other, ())]
-            if shared and (node, other) in parallelism.pairs:
-                named = " and ".join(repr(repo) for repo in shared)
-                problems.append(
-                    Problem(
-                        "parallel-write",
-                        f"{node!r} and {other!r} can run at the same time and both may write to {named}; "
-                        "their turns will take place one after the other, each on the files the other left",
-                        _node_place(node, locate),
-                        "put an edge between them, or leave the writing tools to one of them",
-                        "warning",
-                    )
-                )
-    return problems
-
-
 def _too_large(parallelism: Parallelism, locate: Locate) -> Iterator[Problem]:
     if not parallelism.complete:
         yield Problem(
@@ -106,16 +76,16 @@ def _unreachable(topology: Topology, locate: Locate) -> Iterator[Problem]:
             continue  # a consequence of what was said
         others = [other for other in lost if other in behind[node] - told]
         told |= {node, *others}
-        also = f", nor would {_listed(others)} behind it" if others else ""
+        also = f", nor would {listed(others)} behind it" if others else ""
         yield Problem(
             "unreachable-agent",
             f"{node!r} can't be reached from START, so it would never run{also}",
-            _node_place(node, locate),
+            node_place(node, locate),
             f"add an edge to it, such as `- {{from: START, to: {node}}}`, or remove it",
         )
 
 
-def _node_place(node: str, locate: Locate) -> Location:
+def node_place(node: str, locate: Locate) -> Location:
     """The place where a node is defined: the step of that name when there is no such agent."""
     in_agents, in_steps = locate("agents", node, key=True), locate("steps", node, key=True)
     return max(in_agents, in_steps) if _names(in_steps, node) and not _names(in_agents, node) else in_agents
@@ -131,7 +101,7 @@ def _dead_ends(topology: Topology, locate: Locate) -> Iterator[Problem]:
             yield Problem(
                 "no-edge-out",
                 f"no edge leaves {node!r}: the way ends there, as if it led to END",
-                _node_place(node, locate),
+                node_place(node, locate),
                 f"say so: `- {{from: {node}, to: END}}`",
                 "warning",
             )
@@ -211,7 +181,7 @@ def _unbounded(topology: Topology, part: frozenset[str], locate: Locate) -> Prob
     edges = [edge for source in part for edge in topology.edges.get(source, ()) if part.intersection(edge.reachable)]
     back = [edge for edge in edges if part.intersection(edge.loop_targets)] or edges
     edge = max(back, key=lambda candidate: candidate.index)
-    names = _listed([node for node in topology.nodes if node in part])
+    names = listed([node for node in topology.nodes if node in part])
     return Problem(
         "unbounded-cycle",
         f"the cycle through {names} would never end",
@@ -246,7 +216,7 @@ def _ambiguous_arrivals(topology: Topology, parallelism: Parallelism, locate: Lo
     for target, (sources, index) in _by_target(topology, parallelism.ambiguous).items():
         yield Problem(
             "ambiguous-arrival",
-            f"{_listed(sources)} can be active at the same time, and reach {target!r} by separate edges, "
+            f"{listed(sources)} can be active at the same time, and reach {target!r} by separate edges, "
             "which could start it twice",
             locate("graph", index),
             f"use one list edge instead: `{{from: [{', '.join(sources)}], to: {target}}}`",
@@ -259,7 +229,7 @@ def _ambiguous_arrivals(topology: Topology, parallelism: Parallelism, locate: Lo
             chosen = sorted({name for pair, clash in meant.items() if clash.target == target for name in pair})
             yield Problem(
                 "ambiguous-choice",
-                f"should a condition choose {_listed(chosen)} together, {_listed(sources)} would arrive at "
+                f"should a condition choose {listed(chosen)} together, {listed(sources)} would arrive at "
                 f"{target!r} apart; the session would stop there",
                 locate("graph", index),
                 f"where that can happen, use a list edge: `{{from: [{', '.join(sources)}], to: {target}}}`",
@@ -275,7 +245,7 @@ def _restarts(parallelism: Parallelism, topology: Topology, locate: Locate) -> I
         told.add(again.target)
         yield Problem(
             "ambiguous-arrival",
-            f"{again.target!r} can still be active when {_listed(_sources(topology, again.source))} "
+            f"{again.target!r} can still be active when {listed(_sources(topology, again.source))} "
             f"{'has' if again.source not in topology.joins else 'have'} ended, and would then start a second time",
             locate("graph", again.index),
             f"keep one way to {again.target!r}: remove this edge, or the one that starts it earlier",
@@ -299,7 +269,8 @@ def _sources(topology: Topology, source: str) -> tuple[str, ...]:
     return topology.joins[source].sources if source in topology.joins else (source,)
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Name some agents in a message, not more than fit into it."""
     shown = [repr(name) for name in names[:_MOST_NAMES]]
     *first, last = shown if len(shown) == len(names) else [*shown, f"{len(names) - len(shown)} more"]
     return f"{', '.join(first)} and {last}" if first else last
@@ -321,8 +292,8 @@ def _loops_out_of_branches(topology: Topology, parallelism: Parallelism, locate:
                     reported.add(edge.index)
                     yield Problem(
                         "loop-out-of-branch",
-                        f"the edge from {_listed(_sources(topology, source))} back to {target!r} leaves its branch "
-                        f"while {_listed(_sources(topology, again[0]))} may still be active, which would then start a "
+                        f"the edge from {listed(_sources(topology, source))} back to {target!r} leaves its branch "
+                        f"while {listed(_sources(topology, again[0]))} may still be active, which would then start a "
                         "second time",
                         locate("graph", edge.index),
                         "join the branches before the edge that goes back",
@@ -342,3 +313,15 @@ def wrong_arguments(name: str, spec: StepSpec, tool: Tool, locate: Locate) -> It
             place = locate("steps", name, key=True)
             message = f"the tool {tool.name!r} needs the argument {argument!r}"
             yield Problem("missing-argument", message, place, f"add `args: {{{argument}: …}}`")
+
+
+def templates_in(value: Any) -> Iterator[str]:
+    """Yield every text inside a step's argument: each may be a template."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from templates_in(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from templates_in(item)

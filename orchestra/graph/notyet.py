@@ -18,10 +18,6 @@ def not_yet(pipeline: Pipeline, document: Document) -> Iterator[Problem]:
     for name, repo in pipeline.workspace.repos.items():
         if repo.sparse:
             yield _warning("`sparse` has no effect in this release", document, "workspace", "repos", name, "sparse")
-    for edge in pipeline.graph:
-        if edge.on_conflict:
-            text = "`on_conflict` has no effect in this release: parallel writers take turns, so nothing can conflict"
-            yield _warning(text, document, "graph", edge.index, "on_conflict")
     for name, agent in pipeline.agents.items():
         if agent.mode == "interactive" and agent.when_absent == "pause":
             text = f"in this release nobody can talk with {name!r}: the session will pause at its first answer"

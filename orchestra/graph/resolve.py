@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestra.agents.providers import ModelRef, ProviderResolver
 from orchestra.errors import PipelineError, Problem, did_you_mean, sort_problems
-from orchestra.graph.checks import check_topology, parallel_write_warnings, wrong_arguments
+from orchestra.graph.checks import check_topology, templates_in, wrong_arguments
 from orchestra.graph.conditions import ConditionRegistry
+from orchestra.graph.conflict_checks import conflict_warnings
 from orchestra.graph.extension import RESERVED, Extension, check_reducers, load_extension, load_output, output_fields
 from orchestra.graph.loader import read_pipeline
+from orchestra.graph.meetings import find_meetings
 from orchestra.graph.models import model_problems, played_from_scripts, price_warnings, provider_config
 from orchestra.graph.notyet import not_yet
 from orchestra.graph.parallel import Parallelism, find_parallelism
@@ -141,11 +143,13 @@ class _Resolution:
         self._check_fields(extension, nodes, parallelism)
         self.problems += not_yet(self.pipeline, self.document)
         uses = {name: (*node.reads, *node.worktrees) for name, node in nodes.items()}
+        writes = {name: node.writes for name, node in nodes.items()}
         if self.repo_paths is not None:
             self.problems += self.repo_paths.check({repo for used in uses.values() for repo in used})
         branches = find_branches(topology, parallelism)
-        writes = {name: node.writes for name, node in nodes.items()}
-        self.problems += parallel_write_warnings(topology, parallelism, writes, self.document.locate)
+        slots = assign_slots(topology, parallelism, branches, uses, writes)
+        meetings = find_meetings(topology, parallelism, branches, writes, agents)
+        self.problems += conflict_warnings(self.pipeline.graph, topology, slots, meetings, steps, self.document.locate)
         if not self._failed:
             self._check_templates(agents, steps, extension)
             self.problems += price_warnings(self.pipeline, self.document, agents)
@@ -159,7 +163,8 @@ class _Resolution:
             topology=topology,
             parallelism=parallelism,
             branches=branches,
-            slots=assign_slots(topology, parallelism, branches, uses, writes),
+            slots=slots,
+            meetings=meetings,
             agents=agents,
             steps=steps,
             conditions=conditions,
@@ -384,15 +389,3 @@ class _Resolution:
             script = self._try(partial(resolver.script, provider), self.document.locate("providers", name, "script"))
             if script is not None:
                 self.problems += check_script(script, players)
-
-
-def templates_in(value: Any) -> Iterator[str]:
-    """Yield every text inside a step's argument: each may be a template."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from templates_in(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from templates_in(item)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from orchestra.errors import Problem
     from orchestra.graph.conditions import ConditionRegistry
     from orchestra.graph.extension import Extension
+    from orchestra.graph.meetings import Meetings
     from orchestra.graph.parallel import Parallelism
     from orchestra.graph.regions import Branches
     from orchestra.graph.schema import AgentSpec, Pipeline, StepSpec
@@ -83,6 +84,7 @@ class ResolvedPipeline:
     parallelism: Parallelism
     branches: Branches
     slots: Slots
+    meetings: Meetings
     agents: Mapping[str, ResolvedAgent]
     steps: Mapping[str, ResolvedStep]
     conditions: ConditionRegistry
