@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestra.errors import OrchestraError
+from orchestra.runtime.shared_lock import SharedLock
 from orchestra.runtime.store import find_session, session_ids
-from orchestra.runtime.turnfiles import SharedLock
 from orchestra.testing import git_repo
 from tests.session_support import (
     OUTPUTS,

@@ -302,6 +302,8 @@ class JoinNode:
 
 
 def start_node(router: Router, level: Level) -> Callable[..., Any]:
+    """Return the node that asks the conditions on START."""
+
     async def run(state: dict[str, Any]) -> Command[Any]:
         try:
             route = await router.route(START, state)

@@ -22,9 +22,10 @@ from orchestra.runtime.joining import Joiner
 from orchestra.runtime.machine import database_error, machine_error, resumable
 from orchestra.runtime.observability import ObservabilityLogger
 from orchestra.runtime.remains import tell_remains
+from orchestra.runtime.removal import empty_trash
 from orchestra.runtime.running import SessionRun, timed_out
 from orchestra.runtime.setup import Setup
-from orchestra.runtime.snapshots import WorkspaceSnapshotIndex
+from orchestra.runtime.snapshots import WorkspaceSnapshotIndex, remove_scratch
 from orchestra.runtime.standing import Standing
 from orchestra.runtime.stopping import StopGate, finish, forget_cancellation, in_full
 from orchestra.runtime.store import SessionRecord, SessionRow, Status, read_session
@@ -168,6 +169,9 @@ class _Drive:
         for notice in self._notices:
             self._log.emit(*notice.event)
         try:
+            for repo in self._workspace.repos.values():
+                remove_scratch(repo.repository, self._session)
+                await empty_trash(repo.repository, self._session)
             run = await self._session_run()
             run.files.let_go_first(await self._standing.interrupted_turns())
             if not await self._standing.in_conflict():
