@@ -57,7 +57,7 @@ class Progress:
                 lines.append(f"hint: {escape(record.error['hint'], keep_lines=True)}")
         if record.waiting_for:
             text = escape(record.waiting_for["text"], keep_lines=True)
-            lines.append(f"{record.waiting_for['agent']} waits for an answer:\n{text}")
+            lines.append(f"{record.waiting_for['agent']} waits for you:\n{text}")
         for conflict in result.conflicts:
             by = f"resolved by {conflict['resolved_by']}" if conflict["resolved_by"] else "not resolved by an agent"
             agents = " and ".join(conflict["agents"])
