@@ -1,7 +1,7 @@
 """Which files a checkpoint has to name, told from the state alone.
 
 An agent sees what had been merged when its branch began, what its own branch has done since, and what its own calls
-have done; of those beside it nothing. Between turns a checkpoint is about where one node stands, or about what is merged.
+have done; of those beside it nothing. Between turns a checkpoint is about where one node stands, or what is merged.
 """
 
 from __future__ import annotations

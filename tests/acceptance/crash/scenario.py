@@ -1,8 +1,8 @@
 """What the crash harness runs: a pipeline whose files tell, line by line, which calls have been carried out.
 
 Every call of the tool `note` appends a line that names its turn and its place there. A line that is there twice was
-carried out twice, one that lacks is lost, and `junk.tmp` in a commit is a call that was cut off and kept. Where parallel
-agents write to the same file, whoever resolves that writes the whole of it anew.
+carried out twice, one that lacks is lost, and `junk.tmp` in a commit is a call that was cut off and kept. Where
+parallel agents write to the same file, whoever resolves that writes the whole of it anew.
 """
 
 from __future__ import annotations
@@ -354,20 +354,20 @@ MEETING = Scenario(
         "api": [_clashes("api", turn) for turn in (1, 2)],
         "model": [_clashes("model", turn) for turn in (1, 2)],
         "store": [_turn("store", turn, repos=("backend",)) for turn in (1, 2)],
-        "page": [_slow(0.02, _turn("page", turn, repos=("frontend",))[:2] + [_says("page")]) for turn in (1, 2)],
+        "page": [_slow(0.02, [*_turn("page", turn, repos=("frontend",))[:2], _says("page")]) for turn in (1, 2)],
         "docs": [
             [{"tools": [_note("backend", "docs", f"{turn}.1"), _note("frontend", "docs", f"{turn}.1")]}, _says("docs")]
             for turn in (1, 2)
         ],
         "watcher": [_slow(0.05, [_LOOKS_AT_BACKEND, _LOOKS_AT_BACKEND, _says("seen")]) for _ in (1, 2)],
         "lead": [_settles(turn) for turn in (1, 2)],
-        "closer": [_turn("closer", 1, repos=("backend", "frontend"))[:2] + [_says("closed")]],
+        "closer": [[*_turn("closer", 1, repos=("backend", "frontend"))[:2], _says("closed")]],
     },
     files={"conditions/verdict.py": VERDICT},
     branches={"model": ("model", "store")},
     settling="lead",
     at_once=5,
 )
-"""Parallel writers of uneven length in two repos; two of them conflict in two files, others merge cleanly behind that."""
+"""Parallel writers of uneven length in two repos: two conflict in two files, others merge cleanly behind that."""
 
 SCENARIOS = {scenario.name: scenario for scenario in (ROUND, BRANCHES, MEETING)}
