@@ -84,8 +84,8 @@ def check_finished(trial: Trial, document: dict[str, Any], reference: Reference)
         commit, branch = document["commits"][name], document["branches"].get(name)
         assert files_at(repo, commit) == reference.files[name]
         assert turns_of(repo, branch) == reference.commits[name], f"commits of {name}"
+        assert histories(trial, name, [branch or commit]) == [reference.histories[name]], f"the history of {name}"
         assert branch is None or git(repo, "rev-parse", branch) == commit
-        assert histories(trial, name, [commit]) == [reference.histories[name]], f"the history of {name}"
         assert conflicts_of(trial, name) == reference.conflicts[name], f"the conflicts that are kept in {name}"
         _check_merges(trial, name, branch)
         _check_no_remains(repo)
@@ -224,13 +224,14 @@ def histories(trial: Trial, name: str, commits: list[str]) -> list[str]:
     session = trial.session.session_id if trial.session else ""
     form = "--format=%H%x00%P%x00%T%x00%an%x00%B%x01"
     log = git(trial.repos[name], "log", "--topo-order", "--reverse", form, *commits)
+    known = git(trial.repos[name], "rev-parse", *commits).split()
     found: dict[str, str] = {}
     for entry in log.split("\x01"):
         if entry.strip():
             commit, parents, *rest = entry.lstrip("\n").split("\0")
             text = "\0".join([*(found[parent] for parent in parents.split()), *rest]).replace(session, "SESSION")
             found[commit] = hashlib.sha256(text.encode()).hexdigest()
-    return [found[commit] for commit in commits]
+    return [found[commit] for commit in known]
 
 
 def files_at(repo: Path, commit: str) -> dict[str, str]:
