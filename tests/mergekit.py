@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 LABELS = ("writer-a", "writer-b")
 LONG = "".join(f"line {number}\n" for number in range(20))
 _COMMITS = ("1" * 40, "2" * 40, "3" * 40)
-ODD = ("new\nline", 'quo"te', "-dash", " space ", "back\\slash", os.fsdecode(b"latin-\xe9"), "é", "tab\t")
+ODD = ("new\nline", 'quo"te', "-dash", " space ", "back\\slash", os.fsdecode(b"latin-\xe9"), "é", "tab\t", ":(top)*")
 
 
 def put(name: str, text: str | bytes) -> Change:
@@ -71,6 +71,11 @@ class Case(NamedTuple):
     kinds: dict[str, str] = {}  # noqa: RUF012 - read only
 
 
+def case(*sides: Sequence[Change]) -> Case:
+    base, ours, theirs = sides
+    return Case(base, ours, theirs)
+
+
 def _edits(name: str) -> tuple[Change, Change]:
     return put(name, LONG.replace("line 5", "ours")), put(name, LONG.replace("line 5", "theirs"))
 
@@ -90,6 +95,12 @@ CASES = {
         dict.fromkeys(("a", "b", "f"), "rename/rename"),
     ),
     "two renamed to one": Case([*BASE, put("g", _ROWS)], [move("f", "n")], [move("g", "n")], {"n": "add/add"}),
+    "two renamed to one with edits": Case(
+        [*BASE, put("g", _ROWS)],
+        [move("f", "n"), _edits("n")[0]],
+        [_edits("f")[1], move("g", "n")],
+        {"n": "rename/rename"},
+    ),
     "rename/delete": Case(BASE, [move("f", "n")], [remove("f")], {"n": "rename/delete"}),
     "delete/rename": Case(BASE, [remove("f")], [move("f", "n")], {"n": "rename/delete"}),
     "rename and edit/delete": Case(

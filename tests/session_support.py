@@ -132,7 +132,8 @@ def turn_commits(workshop: Workshop, branch: str) -> list[str]:
 
 
 def reachable(workshop: Workshop) -> set[str]:
-    return set(workshop.repo.git("rev-list", "--all").split())
+    # Not `--all`, which adds the HEADs of worktrees: one that git is just making has a HEAD of zeros.
+    return set(workshop.repo.git("rev-list", "--glob=refs/*").split())
 
 
 def assert_consistent(workshop: Workshop, result: SessionResult) -> None:

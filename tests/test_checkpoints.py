@@ -279,7 +279,7 @@ def test_a_session_with_a_planted_row_is_not_resumed(workshop: Workshop, tmp_pat
 async def saver(tmp_path: Path) -> AsyncIterator[OrchestraSaver]:
     async with aiosqlite.connect(tmp_path / "session.db") as connection:
         saver = OrchestraSaver(connection, nodes=["a"], joins=["join.a"], entries=["a"], base={"repo": "0" * 40})
-        await saver.prepare("thread")
+        await saver.prepare()
         yield saver
 
 
@@ -293,7 +293,7 @@ async def test_the_saver_passes_langgraphs_conformance_tests(tmp_path: Path) -> 
         count += 1
         async with aiosqlite.connect(tmp_path / f"{count}.db") as connection:
             one = OrchestraSaver(connection, nodes=["a"], joins=[], entries=["a"], base={})
-            await one.prepare("thread")
+            await one.prepare()
             yield one
 
     report = await conformance.validate(conformance.checkpointer_test(name="OrchestraSaver")(factory))
@@ -336,7 +336,7 @@ async def test_changed_is_told_against_the_checkpoint_before_also_by_another_pro
     for number in range(3):
         async with aiosqlite.connect(tmp_path / "session.db") as connection:
             saver = OrchestraSaver(connection, nodes=["a"], joins=[], entries=["a"], base={"repo": "base"})
-            await saver.prepare("thread")
+            await saver.prepare()
             if number == 0:
                 await put(saver, **held("base", 0))
                 first = await put(saver, "a:1", **held("base", 0))

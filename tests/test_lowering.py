@@ -14,7 +14,8 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Overwrite
 
 from orchestra.graph.conditions import Choice
-from orchestra.graph.lowering import GraphContext, lower
+from orchestra.graph.lowering import lower
+from orchestra.graph.nodes import GraphContext
 from orchestra.graph.parallel import find_parallelism
 from orchestra.graph.regions import find_branches
 from orchestra.graph.routing import Router
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
     from orchestra.agents.context import Turn
-    from orchestra.graph.lowering import Body
+    from orchestra.graph.nodes import Body
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,12 +18,12 @@ from orchestra.graph.parallel import find_parallelism
 from orchestra.graph.regions import find_branches
 from orchestra.graph.slots import assign_slots
 from orchestra.graph.topology import analyse
+from tests.programs import Written
 from tests.test_slots import ANY, IRREGULAR, LONG, NESTED, REPO, tangled, use
 from tests.test_topology import RIGHT, judge_written
 
 if TYPE_CHECKING:
     from orchestra.errors import Problem
-    from tests.programs import Written
 
 FAN = ("a b c critic", "from: START, to: [a, b, c]", "from: [a, b, c], to: critic", "from: critic, to: END")
 
@@ -206,3 +207,22 @@ def test_every_pair_of_parallel_writers_meets_at_a_join_or_at_the_end(data: st.D
     assert all(any({one, other} <= set(meeting.writers) for meeting in found) for one, other in pairs)
     assert {one for one, _ in pairs} == {writer for meeting in found for writer in meeting.writers}
     assert sum(meeting.join is None for meeting in found) <= len(pairs)
+
+
+def test_a_thousand_writers_side_by_side_are_found_in_seconds() -> None:
+    names = [f"n{number}" for number in range(1000)]
+    written = Written([*names, "z"])
+    written.edge("START", names)
+    written.edge(names, ["z"])
+    written.edge("z", ["END"])
+    judged = judge_written(written)
+    writes = {name: [REPO] for name in names}
+    branches = find_branches(judged.topology, judged.parallelism)
+
+    started = time.process_time()
+    (meeting,) = find_meetings(judged.topology, judged.parallelism, branches, writes, names).found
+    slots = assign_slots(judged.topology, judged.parallelism, branches, writes, writes)
+
+    assert time.process_time() - started < 15
+    assert meeting.writers == tuple(names)
+    assert slots.retired_by("join.z") == {REPO: frozenset(names)}

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import json
+import signal
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +17,7 @@ from orchestra.runtime.snapshots import remove_scratch
 from orchestra.runtime.worktree import WorktreeManager
 from tests.gitkit import DATE, ENV, assert_sound, files_of, fingerprint, git, make_repo, show
 from tests.mergekit import CASES, LABELS, LONG, Case, Sides, Stages, move, put, remove, sides
+from tests.session_support import in_a_child
 
 if TYPE_CHECKING:
     from orchestra.runtime.git import Repository
@@ -45,15 +48,15 @@ async def test_git_and_orchestra_agree_on_what_conflicts(manager: GitManager, tm
     assert [one.path for one in conflict.paths] == sorted({stage.path for stage in conflict.stages})
     assert fingerprint(two.top) == before
     found = {(one.mode, one.sha, one.number, one.path) for one in conflict.stages}
-    assert unlabelled(two.plain_merge(), found) == unlabelled(found, found)
+    merged = name.endswith("with edits")
+    assert unlabelled(two.plain_merge(), merged=merged) == unlabelled(found, merged=merged)
     if not name.startswith("submodule"):  # their made-up commits are nowhere
         assert_sound(two.top)
 
 
-def unlabelled(stages: Stages, ours: Stages) -> Stages:
-    """Git names a file that it had to move after its side, and so do the markers in what it merged itself."""
-    merged = {path for _, _, _, path in ours if path in {"a", "b"}}
-    return {(mode, "" if path in merged else sha, number, path.partition("~")[0]) for mode, sha, number, path in stages}
+def unlabelled(stages: Stages, *, merged: bool) -> Stages:
+    """Git names a file that it had to move after its side; `merged`: there are markers in the stages themselves."""
+    return {(mode, "" if merged else sha, number, path.partition("~")[0]) for mode, sha, number, path in stages}
 
 
 async def test_markers_name_the_sides(manager: GitManager, tmp_path: Path) -> None:
@@ -195,18 +198,20 @@ SETTINGS = {
     "merge.renormalize": "true",
     "diff.algorithm": "patience",
     "merge.directoryRenames": "false",
-    "core.attributesFile": "/dev/null",
     "core.quotePath": "true",
 }
 
 
 @pytest.mark.parametrize("name", ["content", "rename/delete", "file location", "odd names"])
-async def test_nobodys_settings_change_a_merge(tmp_path: Path, name: str) -> None:
+async def test_nobodys_settings_change_a_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     two = sides(tmp_path / "repo", CASES[name])
     usual = await conflict_of(GitManager(durable=False), two)
     for key, value in SETTINGS.items():
         git(two.top, "config", key, value)
     (two.top / ".git/info/attributes").write_text("* merge=union conflict-marker-size=3\n")
+    (tmp_path / "git").mkdir()
+    (tmp_path / "git/attributes").write_text("* merge=union\n")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     (two.top / ".gitattributes").write_text("* merge=union\n")  # of the checkout, which is in neither commit
     assert await conflict_of(GitManager(durable=False), two) == usual
 
@@ -235,22 +240,22 @@ async def test_attributes_of_the_repository_count(manager: GitManager, tmp_path:
     assert "\n<<<<<<< writer-a\n" in show(two.top, conflict.tree, "mini"), "markers that small are no markers"
 
 
-async def test_attributes_that_lead_out_of_the_directory_are_not_written(manager: GitManager, tmp_path: Path) -> None:
+async def test_attributes_that_are_links_or_lead_out_are_not_written(manager: GitManager, tmp_path: Path) -> None:
     two = sides(tmp_path / "repo", CASES["content"])
-    blob = git(two.top, "hash-object", "-w", "--stdin", ok=True)
-    link = f"120000 blob {blob}\t.gitattributes\n"
-    inner = make_tree(two.top, f"100644 blob {blob}\t.gitattributes\n")
-    evil = make_tree(two.top, f"{link}040000 tree {inner}\t..\n" + git(two.top, "ls-tree", two.ours) + "\n")
+    blob = git_reading(two.top, "* merge=union\n", "hash-object", "-w", "--stdin")
+    tree = git_reading(two.top, f"100644 blob {blob}\t.gitattributes\n", "mktree")
+    up = git_reading(two.top, f"040000 tree {tree}\t..\n", "mktree")
+    link = f"120000 blob {blob}\t.gitattributes\n040000 tree {up}\t..\n"
+    evil = git_reading(two.top, f"{link}{git(two.top, 'ls-tree', two.ours)}\n", "mktree")
     commit = git(two.top, "commit-tree", "-p", two.base, "-m", "evil", evil)
     repo = await manager.open("backend", two.top)
     found = await merge_trees(manager, repo, commit, two.theirs, labels=LABELS, session="s1")
-    assert isinstance(found, Conflict)
-    left = [path.name for path in (two.top / ".orchestra").iterdir()]
-    assert left == [".gitignore"]
+    assert isinstance(found, Conflict), "a link is no attributes"
+    assert [path.name for path in (two.top / ".orchestra").iterdir()] == [".gitignore"]
 
 
-def make_tree(top: Path, text: str) -> str:
-    done = subprocess.run(["git", "mktree"], cwd=top, env=ENV, input=text, capture_output=True, text=True, check=True)
+def git_reading(top: Path, text: str, *args: str) -> str:
+    done = subprocess.run(["git", *args], cwd=top, env=ENV, input=text, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 
@@ -326,15 +331,15 @@ async def test_a_conflict_survives_the_checkpoint(manager: GitManager, tmp_path:
         assert Conflict.from_json(json.loads(json.dumps(conflict.as_json()))) == conflict
 
 
-async def test_what_a_killed_merge_left_is_in_nobodys_way(manager: GitManager, tmp_path: Path) -> None:
+def test_what_a_killed_merge_left_is_in_nobodys_way(manager: GitManager, tmp_path: Path) -> None:
     two = sides(tmp_path / "repo", CASES["content"])
-    usual = await conflict_of(manager, two)
-    left = two.top / ".orchestra/scratch-s1-left/git/refs/heads"
-    left.mkdir(parents=True)
-    (left / "writer-a").write_text("nonsense\n")
-    assert await conflict_of(manager, two) == usual
+    code = in_a_child(lambda: asyncio.run(merged(manager, two)), failpoint="merge-prepared")
+    assert code == -signal.SIGKILL
+    assert len(list((two.top / ".orchestra").glob("scratch-s1-*"))) == 1
+    again = asyncio.run(merged(manager, two))
+    assert again == asyncio.run(merged(GitManager(durable=False), two))
     assert git(two.top, "status", "--porcelain") == ""
-    remove_scratch(await manager.open("backend", two.top), "s1")
+    remove_scratch(asyncio.run(manager.open("backend", two.top)), "s1")
     assert list((two.top / ".orchestra").glob("scratch*")) == []
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestra.errors import OrchestraError
+from orchestra.runtime.shared_lock import SharedLock
 from orchestra.runtime.store import find_session, session_ids
-from orchestra.runtime.turnfiles import SharedLock
 from orchestra.testing import git_repo
 from tests.session_support import (
     OUTPUTS,
@@ -62,8 +62,8 @@ async def test_the_log_has_every_finished_turn_once_in_the_order_of_the_session(
     assert [(row["agent"], row["ended"], row["next"], row["changed"]) for row in root] == [
         (None, [], ["left", "right"], []),
         (None, [], ["left", "right"], []),
-        (None, [{"agent": "left", "turn": 1}, {"agent": "right", "turn": 1}], ["join.count"], ["repo"]),
-        (None, [], ["count"], []),
+        (None, [{"agent": "left", "turn": 1}, {"agent": "right", "turn": 1}], ["join.count"], []),
+        (None, [], ["count"], ["repo"]),
         ("count", [{"agent": "count", "turn": 1}], ["critic"], ["repo"]),
         ("critic", [{"agent": "critic", "turn": 1}], ["left"], []),
         ("left", [{"agent": "left", "turn": 2}], ["join.count"], ["repo"]),
@@ -74,7 +74,11 @@ async def test_the_log_has_every_finished_turn_once_in_the_order_of_the_session(
     assert [row["step"] for row in root] == list(range(-1, 9))
     assert rows[0] == root[0]
     assert rows[0]["repos"] == {"repo": workshop.repo.head}
-    assert [row["created_at"] for row in rows] == sorted(row["created_at"] for row in rows)
+    for _, level in itertools.groupby(
+        sorted(rows, key=lambda row: row["checkpoint_ns"]), lambda row: row["checkpoint_ns"]
+    ):
+        times = [row["created_at"] for row in level]
+        assert times == sorted(times)
     for name, inside in itertools.groupby([row for row in rows if row["checkpoint_ns"]], key=lambda row: row["agent"]):
         assert name in OUTPUTS
         for row in inside:
@@ -150,7 +154,7 @@ async def test_the_branch_follows_the_root_checkpoints(workshop: Workshop, monke
         before = workshop.repo.git("rev-parse", branch)
         await follow(self, saved)
         after = workshop.repo.git("rev-parse", branch)
-        seen.append(after == (before if saved.namespace else saved.repos["repo"]))
+        seen.append(after == (before if saved.namespace else saved.integrated["repo"]))
 
     monkeypatch.setattr(BranchFollower, "follow", followed)
     await workshop.run(crash_pipeline(workshop))
@@ -171,8 +175,11 @@ async def test_the_index_agrees_with_the_log_and_holds_only_what_changed(worksho
     assert {commit for *_, commit, _ in states} == set(named.values())
     snapshots = query(workshop, session, "SELECT checkpoint_id, checkpoint_ns FROM workspace_snapshots ORDER BY id")
     assert sorted(snapshots) == sorted((one, ns) for one, ns, *_ in states)
-    commits = [named[one, ns] for one, ns in snapshots]
-    assert all(old != new for old, new in itertools.pairwise(commits))
+    places = dict(query(workshop, session, "SELECT checkpoint_id || checkpoint_ns, worktree_path FROM repo_states"))
+    last: dict[str, str] = {}
+    for one, ns in snapshots:
+        assert last.get(places[one + ns]) != named[one, ns]
+        last[places[one + ns]] = named[one, ns]
 
 
 async def test_a_session_that_changes_nothing_writes_no_snapshot_and_no_commit(workshop: Workshop) -> None:
@@ -725,13 +732,14 @@ async def test_a_failing_agent_does_not_cancel_its_sibling_and_resume_runs_only_
     session = result.record.session_id
     assert result.record.status == "failed"
     assert [event["node"] for event in events(workshop, session, "turn_ended")] == ["good"]
-    assert contents(workshop, result.commits["repo"]) == BASE | {"good.txt": "1"}
+    assert contents(workshop, result.commits["repo"]) == BASE
+    assert contents(workshop, f"refs/orchestra/{session}/turn/good") == BASE | {"good.txt": "1"}
     rescript(workshop, session, script | {"bad": [[writes("bad.txt", "1\n"), says("mended")]]})
     done = await workshop.resume(session)
     assert done.agent_outputs == {"bad": "mended", "good": "good", "last": "last"}
     assert model_calls(workshop, session) == {("bad", 1): 2, ("good", 1): 2, ("last", 1): 1}
     assert contents(workshop, done.commits["repo"]) == BASE | {"good.txt": "1", "bad.txt": "1"}
-    assert turn_commits(workshop, done.branches["repo"]) == ["good:1", "bad:1"]
+    assert sorted(turn_commits(workshop, done.branches["repo"])) == ["bad:1", "good:1"]
     assert_consistent(workshop, done)
 
 
@@ -904,7 +912,7 @@ async def test_a_writer_never_starts_on_the_commit_of_a_turn_whose_condition_fai
     committed = [event["node"] for event in events(workshop, session, "turn_committed")]
     assert committed == (["left", "right"] if changes else ["left"])
     mine = {"right.txt": "1"} if changes else {}
-    assert contents(workshop, result.commits["repo"]) == BASE | mine
+    assert contents(workshop, result.commits["repo"]) == BASE
     assert {row["repos"]["repo"] for row in rows_of(workshop.checkpoints(session), "right")} <= {
         workshop.repo.head,
         *(

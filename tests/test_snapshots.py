@@ -68,7 +68,7 @@ class Session:
             agent="fixer",
             turn=number,
             tree_of=self.last,
-            parent=parent,
+            parents=(parent,),
             message=message,
             date=DATE,
         )

@@ -7,7 +7,6 @@ say why they can't.
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -224,6 +223,8 @@ class DetachedTurn:
     @asynccontextmanager
     async def call(self, kind: Literal["model", "tool"], *, after: float = 0.0) -> AsyncIterator[None]:  # noqa: ARG002 - the protocol's argument
         """Let every call begin."""
+        import asyncio  # takes long to load, and compiling needs only the names in this module
+
         await asyncio.sleep(after)
         yield
 

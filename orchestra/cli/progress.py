@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from orchestra.runtime.drive import SessionResult
     from orchestra.runtime.observability import Event
 
+RESOLVERS = {"agent": "the agent behind the join resolves it", "human": "a person has to", "fail": "the session stops"}
 _QUIET = frozenset({"checkpoint", "model_started", "tool_started", "snapshot_taken", "turn_stopped"})
 """Events that a plain log leaves out: the one that ends the same thing says more."""
 
@@ -116,6 +117,14 @@ def _what(kind: str, payload: Mapping[str, Any]) -> str | None:  # noqa: C901, P
         case "files_put_back":
             kept = f"; what lay there is kept as {payload['rescue']}" if payload.get("rescue") else ""
             return f"files of {payload['repo']} put back to {payload['commit'][:10]}{kept}"
+        case "merged":
+            return f"merged the work of {payload['from']} in {payload['repo']} ({payload['commit'][:10]})"
+        case "conflict":
+            return _conflict(payload)
+        case "conflict_resolved":
+            return f"the conflict in {payload['repo']} is resolved ({payload['commit'][:10]})"
+        case "files_kept":
+            return f"what lay in the worktree {payload['slot']} of {payload['repo']} is kept as {payload['rescue']}"
         case "setup_started":
             return f"setup of {payload['repo']}: {payload['command']}"
         case "setup_ended":
@@ -124,6 +133,12 @@ def _what(kind: str, payload: Mapping[str, Any]) -> str | None:  # noqa: C901, P
         case "session_failed":
             return f"session failed: {payload['message']}"
     return None
+
+
+def _conflict(payload: Mapping[str, Any]) -> str:
+    agents = " and ".join(payload["agents"])
+    paths = ", ".join(path for path, _ in payload["paths"])
+    return f"CONFLICT: {agents} changed {paths} in {payload['repo']}; {RESOLVERS[payload['resolver']]}"
 
 
 def _tool(payload: Mapping[str, Any]) -> str:

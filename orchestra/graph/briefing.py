@@ -76,9 +76,9 @@ def conflict_section(node: str, state: Mapping[str, Any], told: Collection[str])
         f"- {json.dumps(path, ensure_ascii=False)} ({kind})" for path, kind in record["conflict"]["paths"]
     )
     yield (
-        f"# A conflict to resolve\n\nThe changes of {_listed(ours)} and of {_listed(theirs)} in the repository {repo!r} "
-        f"conflict. Your files there are the result of the merge, with git's conflict markers where both changed the "
-        f"same lines: first what {_listed(ours)} wrote, then what {_listed(theirs)} wrote.\n\n{paths}\n\n"
+        f"# A conflict to resolve\n\nThe changes of {_listed(ours)} and of {_listed(theirs)} in the repository "
+        f"{repo!r} conflict. Your files there are the result of the merge, with git's conflict markers where both "
+        f"changed the same lines: first what {_listed(ours)} wrote, then what {_listed(theirs)} wrote.\n\n{paths}\n\n"
         "Bring these files into the state that serves what both wanted, and leave no marker. A file counts as resolved "
         f"once you have written, edited, deleted or moved it with a tool of {repo!r}, or staged it with `git add`. "
         "Resolve all of them in this turn, then do the rest of your task."

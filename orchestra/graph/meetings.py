@@ -10,7 +10,7 @@ from orchestra.graph.topology import reachable
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
-    from orchestra.graph.parallel import Pair, Parallelism
+    from orchestra.graph.parallel import Parallelism
     from orchestra.graph.regions import Branches
     from orchestra.graph.topology import Join, Topology
 
@@ -113,49 +113,61 @@ class _Search:
         self._repo = repo
         self._writers = writers
         among = frozenset(writers)
-        self._left: set[Pair] = {
-            (one, other) for one, other in parallelism.pairs if one in among and other in among and one != other
-        }
-        """Both orders of each pair that has not met at a join that waits for all."""
+        self._left: dict[str, set[str]] = {writer: set() for writer in writers}
+        """Writer → those beside it that it has not met at a join that waits for all."""
+        for one, other in parallelism.pairs:
+            if one in among and other in among and one != other:
+                self._left[one].add(other)
 
     def at_joins(self) -> Iterator[Meeting]:
         """Yield what meets at joins; first where each comes by a way of its own."""
-        met: dict[str, set[str]] = {}
-        pairs = frozenset(self._left)
-        for join, sides in self._arriving.items():
-            apart = {pair for pair in pairs if self._come_apart(pair, sides.values())}
-            met.setdefault(join, set()).update(one for one, _ in apart)
-            if self._joins[join].mode == "all":
-                self._left -= apart
+        beside = {writer: frozenset(others) for writer, others in self._left.items()}
+        met = {join: self._meet(join, _apart(sides), beside) for join, sides in self._arriving.items()}
         for join, sides in self._arriving.items():
             # What came late to a join of mode `any` is merged at the next one that waits for all.
-            if self._left and self._joins[join].mode == "all":
+            if self._joins[join].mode == "all":
                 behind = set[str]().union(*sides.values())
-                late = {pair for pair in self._left if behind.issuperset(pair)}
-                met[join].update(one for one, _ in late)
-                self._left -= late
+                left = {writer: frozenset(others) for writer, others in self._left.items()}
+                met[join] |= self._meet(join, dict.fromkeys(behind, behind), left)
         for join, writers in met.items():
             if writers:
                 sources = tuple(source for source, side in self._arriving[join].items() if writers & side)
                 yield Meeting(join, self._repo, self._ordered(writers), sources)
 
+    def _meet(self, join: str, apart: Mapping[str, Collection[str]], beside: Mapping[str, frozenset[str]]) -> set[str]:
+        """Return the writers that meet another one at a join; a pair that waits there is no longer left."""
+        writers = set()
+        for writer in self._writers:
+            others = beside[writer].intersection(apart.get(writer, ()))
+            if others:
+                writers.add(writer)
+                if self._joins[join].mode == "all":
+                    self._left[writer] -= others
+        return writers
+
     def at_end(self) -> Iterator[Meeting]:
         """Yield what is left: groups of writers that meet at no join."""
-        beside: dict[str, list[str]] = {}
-        for one, other in self._left:
-            beside.setdefault(one, []).append(other)
+        beside = {writer: tuple(others) for writer, others in self._left.items()}
         told: set[str] = set()
         for writer in self._writers:
-            if writer in beside and writer not in told:
+            if beside[writer] and writer not in told:
                 group = reachable(beside, (writer,))
                 told |= group
                 yield Meeting(None, self._repo, self._ordered(group))
 
-    @staticmethod
-    def _come_apart(pair: Pair, sides: Collection[set[str]]) -> bool:
-        one, other = pair
-        mine = [number for number, side in enumerate(sides) if one in side]
-        return any(other in side and mine != [number] for number, side in enumerate(sides)) if mine else False
-
     def _ordered(self, writers: set[str]) -> tuple[str, ...]:
         return tuple(writer for writer in self._writers if writer in writers)
+
+
+def _apart(sides: Mapping[str, set[str]]) -> dict[str, frozenset[str]]:
+    """Return, for each node behind a join, the others that can arrive there by another way."""
+    found: dict[str, list[str]] = {}
+    for source, side in sides.items():
+        for node in side:
+            found.setdefault(node, []).append(source)
+    ways = {node: tuple(taken) for node, taken in found.items()}
+    by_ways: dict[tuple[str, ...], set[str]] = {}
+    for node, taken in ways.items():
+        by_ways.setdefault(taken, set()).add(node)
+    others = {taken: frozenset(ways) if len(taken) > 1 else frozenset(ways) - nodes for taken, nodes in by_ways.items()}
+    return {node: others[taken] for node, taken in ways.items()}

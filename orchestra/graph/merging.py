@@ -148,7 +148,7 @@ class Merging:
         sides += [Side(key.partition("#")[0], left["commits"]) for key, left in loose.items()]
         update: dict[str, Any] = {"joined": {join.name: dict(taken)}}
         if loose:
-            update["_loose"] = dict.fromkeys(loose, {})
+            update["_loose"] = {key: {} for key in loose}
         return await self._merge(self._request(join, tuple(sides), state), update, run)
 
     async def go_on(self, record: Record, position: Position, state: Mapping[str, Any], run: RunContext) -> Outcome:
@@ -241,7 +241,7 @@ def end_update(state: Mapping[str, Any], merged: Merged) -> dict[str, Any]:
     if merged.record is not None:
         return {"_conflicts": merged.conflicts}
     keys = [key for key, left in state.get("_loose", {}).items() if left]
-    return {"_loose": dict.fromkeys(keys, {}), **({"snapshot": merged.snapshot} if merged.snapshot else {})}
+    return {"_loose": {key: {} for key in keys}, **({"snapshot": merged.snapshot} if merged.snapshot else {})}
 
 
 def _place_of(record: Record) -> str:

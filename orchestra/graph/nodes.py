@@ -165,7 +165,7 @@ class TurnNode:
             rest = await self._merging.go_on(record, position, now, run)
             update = with_update(update, rest.update, self._reduce)
             if rest.record is not None:
-                return self._once_more(rest, update, turn, run)
+                return self._once_more(rest, update, run)
             position = rest.position
         after = with_update(state, update, self._reduce)
         route = await self._router.route(self._name, after, turn.number)
@@ -176,13 +176,12 @@ class TurnNode:
         run.adopt(update["snapshot"])
         return self._level.command(update, route.targets)
 
-    def _once_more(self, met: Outcome, update: dict[str, Any], turn: Turn, run: RunContext) -> Command[Any]:
+    def _once_more(self, met: Outcome, update: dict[str, Any], run: RunContext) -> Command[Any]:
         """End a turn that has resolved one conflict and met another: a further turn, or a person, resolves that."""
         record = met.record or {}
         join = self._topology.joins[record["join"]]
         waits = record["resolver"] != "agent" and join.mode == "all"
         target = join.name if waits else self._name
-        turn.emit("conflict_again", target=target)
         positions = {**update.get("_positions", {}), self._name: met.position}
         run.adopt(update["snapshot"])
         update |= {"_positions": positions, "_stands": [met.position], "frontier": [target]}
@@ -304,6 +303,8 @@ class JoinNode:
 
 
 def start_node(router: Router, level: Level) -> Callable[..., Any]:
+    """Return the node that asks the conditions on START."""
+
     async def run(state: dict[str, Any]) -> Command[Any]:
         try:
             route = await router.route(START, state)

@@ -84,7 +84,8 @@ class OrchestraState(TypedDict, total=False):
     """Number → a conflict of the session as `run --json` tells it, solved ones too."""
 
 
-BASE_FIELDS = frozenset(OrchestraState.__annotations__)
+BASE_FIELDS = frozenset(name for name in OrchestraState.__annotations__ if not name.startswith("_"))
+"""Those that users may read; no field of a Pydantic model begins with an underscore."""
 
 
 def state_schema(extension: Mapping[str, Any]) -> type[Any]:

@@ -185,7 +185,7 @@ class OrchestraSaver(AsyncSqliteSaver):
 
     async def _recall(self, namespace: str, config: RunnableConfig) -> None:
         """Read what the checkpoint before names, where an earlier process wrote it."""
-        if namespace not in self._shown_repos and config["configurable"].get("checkpoint_id"):
+        if namespace not in self._shown_repos:
             found = await self.aget_tuple(config)
             if found is not None:
                 about: dict[str, Any] = cast("dict[str, Any]", found.metadata).get(METADATA_KEY, {})

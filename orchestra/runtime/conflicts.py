@@ -7,6 +7,7 @@ index, which never holds an unmerged entry.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from dataclasses import dataclass
@@ -15,10 +16,10 @@ from typing import TYPE_CHECKING, Literal
 from orchestra.errors import GitError
 from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.staging import copy_index, lstat, update_index
-from orchestra.runtime.worktree import point_head, raw_head, rewrite
+from orchestra.runtime.worktree import CONFLICT_NOTE, content_of, point_head, raw_head, rewrite
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from orchestra.runtime.git import GitManager, Worktree
@@ -28,8 +29,9 @@ _SUBMODULE = "160000"
 _FILES = frozenset({"100644", "100755"})
 _MARKERS = "^(<{7,}|>{7,}|[|]{7,}) "
 """Line starts that only markers have; a lone `=======` underlines headings."""
-_AT_ONCE = 400
+_AT_ONCE = 250
 """Names or objects on one command line."""
+_LARGEST_INDEX = 1 << 30
 _LITERAL = {"GIT_LITERAL_PATHSPECS": "1"}
 
 
@@ -75,7 +77,8 @@ async def open_conflict(
     names = "".join(f"#\t{path}\n" for path in conflict_paths(conflict) if "\n" not in path)
     rewrite(worktree.git_dir / "MERGE_MSG", f"Merge commit '{theirs}'\n\n# Conflicts:\n{names}")
     rewrite(worktree.git_dir / "AUTO_MERGE", f"{conflict.tree}\n")
-    rewrite(_note(worktree), f"{ours}\n")
+    rewrite(worktree.git_dir / CONFLICT_NOTE, f"{ours}\n")
+    failpoint("conflict-described")
     rewrite(worktree.git_dir / "MERGE_HEAD", f"{theirs}\n")
     failpoint("conflict-opened")
 
@@ -177,7 +180,7 @@ async def unresolved(git: GitManager, worktree: Worktree, conflict: Conflict, tr
     """Return what of a conflict is not resolved, where the files are those of a tree; to be asked before HEAD is moved.
 
     All of it, where the agent's index is gone or broken, and where the merge was given up (`git merge --abort`,
-    `git reset`): an index without unmerged entries says nothing then.
+    `git reset`): an index without unmerged entries says nothing then. A commit on top makes it one that is resolved.
 
     Args:
         git: Starts git.
@@ -189,7 +192,7 @@ async def unresolved(git: GitManager, worktree: Worktree, conflict: Conflict, tr
     paths = conflict_paths(conflict)
     if entries is None:
         return tuple(Unresolved(path, "unmerged") for path in paths)
-    files = await _files(git, worktree, tree, list(dict.fromkeys((*paths, *entries))))
+    files = await _files(git, worktree, tree, paths)
     left = [path for path in entries if path in files or not _is_settled(worktree, path, entries)]
     marked = await _with_markers(
         git, worktree, conflict, {path: sha for path, sha in files.items() if path not in left}
@@ -202,11 +205,7 @@ def _is_given_up(worktree: Worktree) -> bool:
     """Tell whether somebody ended the merge without a commit."""
     if lstat(os.fsencode(worktree.git_dir / "MERGE_HEAD")):
         return False
-    try:
-        ours = _note(worktree).read_text(encoding="ascii", errors="replace").strip()
-    except OSError:
-        return False
-    return raw_head(worktree) == ours
+    return content_of(worktree.git_dir / CONFLICT_NOTE) == raw_head(worktree)
 
 
 def _is_settled(worktree: Worktree, path: str, entries: Mapping[str, Mapping[int, str]]) -> bool:
@@ -242,8 +241,8 @@ async def _count_markers(git: GitManager, worktree: Worktree, blobs: Collection[
     """Count the marker lines of blobs; git reads them, so that a file of any size costs us no memory."""
     counts: dict[str, int] = {}
     for some in _portions(sorted(blobs)):
-        args = ("grep", "-c", "-z", "-a", "-E", "--no-textconv", "-e", _MARKERS, *some)
-        fields = (await git.run(worktree, *args, ok=(0, 1))).text.replace("\n", "\0").split("\0")
+        args = ("grep", "-c", "-z", "-a", "-E", "--no-textconv", "--no-color", "-e", _MARKERS, *some)
+        fields = (await git.run(worktree, *args, ok=(0, 1), index=worktree.index)).text.replace("\n", "\0").split("\0")
         counts |= {sha: int(count) for sha, count in zip(fields[::2], fields[1::2], strict=False)}
     return counts
 
@@ -277,13 +276,29 @@ async def _unmerged(git: GitManager, worktree: Worktree) -> dict[str, dict[int, 
         about, _, path = line.partition("\t")
         mode, _, number = about.split(" ")
         entries.setdefault(path, {})[int(number)] = mode
-    return entries
+    # Git writes no such names, and takes none; someone else may have written the index.
+    return None if any({"", ".", ".."} & set(path.split("/")) for path in entries) else entries
 
 
 def _is_index(index: Path) -> bool:
-    """Tell whether a file is there: git takes none for an empty index, and waits for a pipe."""
-    info = lstat(os.fsencode(index))
-    return info is not None and stat.S_ISREG(info.st_mode)
+    """Tell whether a file is a whole index.
+
+    Git takes no file for an empty index, some that were cut short for whole ones, and waits for a pipe.
+    """
+    try:
+        descriptor = os.open(index, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
+            info = os.fstat(descriptor)
+            data = file.read() if stat.S_ISREG(info.st_mode) and info.st_size <= _LARGEST_INDEX else b""
+    except OSError:
+        return False
+    return any(_ends_in_checksum(data, kind) for kind in (hashlib.sha1, hashlib.sha256))
+
+
+def _ends_in_checksum(data: bytes, kind: Callable[[bytes], hashlib._Hash]) -> bool:
+    """Tell whether an index ends in its checksum, or in none: with `index.skipHash` git writes zeros."""
+    size = kind(b"").digest_size
+    return len(data) > size and data[-size:] in {kind(data[:-size]).digest(), bytes(size)}
 
 
 def _look(top: Path, path: str) -> os.stat_result | None:
@@ -302,8 +317,3 @@ def _portions(items: Sequence[str]) -> Iterator[Sequence[str]]:
 
 def _index(worktree: Worktree) -> Path:
     return worktree.git_dir / "index"
-
-
-def _note(worktree: Worktree) -> Path:
-    """Return the file that names the commit at which a conflict was opened; putting files back removes it."""
-    return worktree.git_dir / "orchestra.conflict"

@@ -22,16 +22,17 @@ from orchestra.runtime.joining import Joiner
 from orchestra.runtime.machine import database_error, machine_error, resumable
 from orchestra.runtime.observability import ObservabilityLogger
 from orchestra.runtime.remains import tell_remains
+from orchestra.runtime.removal import empty_trash
 from orchestra.runtime.running import SessionRun, timed_out
 from orchestra.runtime.setup import Setup
-from orchestra.runtime.snapshots import WorkspaceSnapshotIndex
+from orchestra.runtime.snapshots import WorkspaceSnapshotIndex, remove_scratch
 from orchestra.runtime.standing import Standing
 from orchestra.runtime.stopping import StopGate, finish, forget_cancellation, in_full
 from orchestra.runtime.store import SessionRecord, SessionRow, Status, read_session
 from orchestra.runtime.turnfiles import SessionFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     import aiosqlite
     from langchain_core.runnables import RunnableConfig
@@ -168,9 +169,12 @@ class _Drive:
         for notice in self._notices:
             self._log.emit(*notice.event)
         try:
+            for repo in self._workspace.repos.values():
+                remove_scratch(repo.repository, self._session)
+                await empty_trash(repo.repository, self._session)
             run = await self._session_run()
             run.files.let_go_first(await self._standing.interrupted_turns())
-            if not await self._standing.in_conflict():
+            if not any((await self._standing.merging()).values()):
                 await follower.move(await self._checkpointed())
             try:
                 await self._invoke(run, self._pipeline.pipeline.limits.timeout)
@@ -373,19 +377,19 @@ class _Drive:
         await self._log.flush()
         await self._row.set(Status.FAILED, error=cause)
 
-    async def _outputs(self) -> dict[str, Any]:
-        """Return the agents' outputs; where a reducer fails on what was written last, those of the last checkpoint."""
+    async def _told(self, read: Callable[[], Awaitable[dict[str, Any]]], channel: str) -> dict[str, Any]:
+        """Read a channel; where a reducer fails on what was written last, it is that of the last checkpoint."""
         try:
-            return await self._standing.outputs()
+            return await read()
         except sqlite3.Error:
             raise
         except Exception:  # noqa: BLE001 - the user's reducers; how the session ended says so already
             found = await self._saver.aget_tuple(self._config)
-            return dict(found.checkpoint["channel_values"].get("agent_outputs", {})) if found else {}
+            return dict(found.checkpoint["channel_values"].get(channel, {})) if found else {}
 
     async def _conflicts(self) -> list[dict[str, Any]]:
         """Return every conflict of the session, solved ones too, path by path."""
-        found = await self._standing.conflicts()
+        found = await self._told(self._standing.conflicts, "_conflicts")
         return [
             {"repo": one["repo"], **path, "resolved_by": one["resolved_by"]}
             for _, one in sorted(found.items(), key=lambda item: int(item[0]))
@@ -397,13 +401,13 @@ class _Drive:
             repos = [repo.repository for repo in self._workspace.repos.values()]
             raise await tell_remains(self._git, repos, self._record.files.directory.parents[2], self._session)
         commits = self._integrated(await self._root_snapshot())
-        if await self._standing.in_conflict():
+        if any((await self._told(self._standing.merging, "_merging")).values()):
             commits |= follower.positions()
         topology = self._pipeline.topology
         record = read_session(self._record.files)
         return SessionResult(
             record=replace(record, status=Status.INTERRUPTED) if self._interrupted else record,
-            agent_outputs=await self._outputs(),
+            agent_outputs=await self._told(self._standing.outputs, "agent_outputs"),
             branches=follower.branches(),
             commits=commits,
             conflicts=await self._conflicts(),

@@ -1,4 +1,4 @@
-"""Conflicts in worktrees: laid out for an agent or a person, handed over, and judged when they are done (DESIGN §5.9)."""
+"""Conflicts in worktrees: laid out for an agent or a person, handed over, judged when they are done (DESIGN §5.9)."""
 
 from __future__ import annotations
 

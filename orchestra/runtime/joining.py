@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestra.agents.context import SESSION_SLOT
 from orchestra.agents.meeting import Merged, Settled
+from orchestra.runtime.conflicts import adopt_submodules
 from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.git import RefUpdate
 from orchestra.runtime.handover import hand_over, how_to_resolve, is_handed_over, lay_out, what_is_left
@@ -176,6 +177,7 @@ class Joiner:
                 await lay_out(self._git, tree, record, None)
                 hand_over(tree, record)
                 failpoint("conflict-handed-over")
+            await adopt_submodules(self._git, tree, Conflict.from_json(record["conflict"]))
             async with self._git.exclusive(tree.index):
                 files = (await stage(self._git, tree, tree.index)).tree
             left = await what_is_left(self._git, tree, record, files)

@@ -16,23 +16,15 @@ from orchestra.runtime.git import RefUpdate
 from orchestra.runtime.objects import mend_objects
 from orchestra.runtime.snapshots import moved_head, slot_ref
 from orchestra.runtime.staging import copy_index, stage
-from orchestra.runtime.worktree import known_head, raw_head, remember_head, rescue_directory, stamp
+from orchestra.runtime.worktree import CONFLICT_NOTE, known_head, raw_head, remember_head, rescue_directory, stamp
 
 if TYPE_CHECKING:
     from orchestra.runtime.git import GitManager, Worktree
 
 _LEFTOVERS = (
     *("MERGE_HEAD", "MERGE_MSG", "MERGE_MODE", "SQUASH_MSG", "CHERRY_PICK_HEAD", "REVERT_HEAD", "AUTO_MERGE"),
-    *(
-        "orchestra.conflict",
-        "REBASE_HEAD",
-        "BISECT_LOG",
-        "BISECT_START",
-        "BISECT_NAMES",
-        "BISECT_TERMS",
-        "BISECT_EXPECTED_REV",
-    ),
-    *("rebase-merge", "rebase-apply", "sequencer"),
+    *("REBASE_HEAD", "BISECT_LOG", "BISECT_START", "BISECT_NAMES", "BISECT_TERMS", "BISECT_EXPECTED_REV"),
+    *("rebase-merge", "rebase-apply", "sequencer", CONFLICT_NOTE),
 )
 """What git (and, of a conflict, Orchestra) keeps of an operation that was begun and did not end."""
 

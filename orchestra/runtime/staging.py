@@ -212,6 +212,7 @@ def _plan_untracked(plan: _Plan, name: bytes, path: bytes) -> None:
 
 
 def lstat(path: bytes) -> os.stat_result | None:
+    """Look at a path and not through a link; None: there is nothing that can be looked at."""
     try:
         return os.lstat(path)
     except OSError:

@@ -105,9 +105,9 @@ class Standing:
             known |= {number: one for number, one in own.items() if number not in known or one["resolved_by"]}
         return known
 
-    async def in_conflict(self) -> bool:
-        """Tell whether a conflict is open in the files that the session's branches follow."""
-        return any((await self._state()).values.get("_merging", {}).values())
+    async def merging(self) -> dict[str, Any]:
+        """Return node → the conflict that is open before it, in the graph whose files the session's branches follow."""
+        return dict((await self._state()).values.get("_merging", {}))
 
     def _open_branches(self, state: StateSnapshot) -> Iterator[tuple[Branch, Mapping[str, Any]]]:
         for task in state.tasks:

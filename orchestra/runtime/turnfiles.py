@@ -16,9 +16,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from orchestra.agents.context import TurnFailed
-from orchestra.runtime.conflicts import mark_resolved, unmerged_paths
+from orchestra.errors import GitError
+from orchestra.runtime.conflicts import adopt_submodules, conflict_paths, mark_resolved, unmerged_paths
 from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.handover import is_handed_over, lay_out, refuse_unresolved
+from orchestra.runtime.merges import Conflict
 from orchestra.runtime.notices import listed
 from orchestra.runtime.removal import remove_worktree
 from orchestra.runtime.restore import restore, stand_on
@@ -332,7 +334,12 @@ class TurnFiles:
         """Return the paths that are still unmerged; None: as before, or there is no conflict."""
         if self._conflict is None or self._conflict["repo"] != name:
             return None
-        left = await unmerged_paths(self._files.git, self.trees[name])
+        try:
+            left = await unmerged_paths(self._files.git, self.trees[name])
+        except GitError as error:
+            if error.code != "conflict-index-broken":
+                raise
+            left = conflict_paths(Conflict.from_json(self._conflict["conflict"]))
         return left if left != self._unmerged else None
 
     def _tell_taken(self, name: str, taken: Taken) -> None:
@@ -351,6 +358,9 @@ class TurnFiles:
         Raises:
             TurnFailed: `unresolved-conflict`: something is left of a conflict that the turn had to resolve.
         """
+        if self._conflict is not None:
+            conflict = Conflict.from_json(self._conflict["conflict"])
+            await adopt_submodules(self._files.git, self.trees[self._conflict["repo"]], conflict)
         await self.snapshot()
         failpoint("turn-ending")
         if self._conflict is not None:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from orchestra.runtime.git import GitManager
 
 EXCLUDE_LINE = "/.orchestra/"
+CONFLICT_NOTE = "orchestra.conflict"
+"""Names, in a worktree's administrative directory, the commit at which a conflict was opened there."""
 _NAME = re.compile(r"[a-z0-9_][a-z0-9_-]*")
 _CHECKOUT_TIMEOUT = 3600.0
 
@@ -242,24 +244,24 @@ def find_admin(repo: Repository, reason: str, path: Path) -> Path | None:
     root = repo.common_dir / "worktrees"
     candidates = sorted(root.iterdir()) if root.is_dir() else []
     for admin in candidates:
-        if _content(admin / "locked") == reason:
+        if content_of(admin / "locked") == reason:
             return admin
-    return next((admin for admin in candidates if _content(admin / "gitdir") == str(path / ".git")), None)
+    return next((admin for admin in candidates if content_of(admin / "gitdir") == str(path / ".git")), None)
 
 
 def session_of_admin(admin: Path) -> str | None:
     """Return the session that a worktree's administrative directory belongs to; None: it is not Orchestra's."""
-    match = re.fullmatch(r"orchestra:([^:]+):.*", _content(admin / "locked") or "")
+    match = re.fullmatch(r"orchestra:([^:]+):.*", content_of(admin / "locked") or "")
     return match[1] if match else None
 
 
 def place_of_admin(admin: Path) -> Path | None:
     """Return the directory of the worktree that an administrative directory stands for, be it there or not."""
-    link = _content(admin / "gitdir")
+    link = content_of(admin / "gitdir")
     return Path(link).parent if link else None
 
 
-def _content(file: Path) -> str | None:
+def content_of(file: Path) -> str | None:
     """Return what a small file says; None where there is none, or something else: a pipe would be waited for."""
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -285,7 +287,7 @@ def clear_stale_locks(repo: Repository, session: str, admin: Path) -> None:
 
 def worktree_of_admin(admin: Path) -> Path:
     """Return where the worktree of an administrative directory lies."""
-    return Path(_content(admin / "gitdir") or admin).parent
+    return Path(content_of(admin / "gitdir") or admin).parent
 
 
 def mend(worktree: Worktree, commit: str) -> bool:
@@ -306,7 +308,7 @@ def mend(worktree: Worktree, commit: str) -> bool:
     if foreign and move_aside(worktree.repository, worktree.session, link) is None:
         link.rmdir()
     rewrite(link, f"gitdir: {admin}\n")
-    head = _content(admin / "HEAD") or ""
+    head = content_of(admin / "HEAD") or ""
     if not re.fullmatch(r"ref: refs/\S+|[0-9a-f]{40,64}", head):
         point_head(worktree, commit)
     return complete
@@ -314,7 +316,7 @@ def mend(worktree: Worktree, commit: str) -> bool:
 
 def rewrite(file: Path, text: str) -> None:
     """Write a small file as one step, unless it is so already."""
-    if _content(file) != text.strip("\n") or file.is_symlink():
+    if content_of(file) != text.strip("\n") or file.is_symlink():
         draft = file.with_name(file.name + ".orchestra")
         draft.write_text(text, errors="surrogateescape")
         draft.replace(file)
@@ -333,12 +335,12 @@ def remember_head(worktree: Worktree, commit: str) -> None:
 
 def known_head(worktree: Worktree) -> str | None:
     """Return the HEAD that is known to be kept."""
-    return _content(worktree.known_head)
+    return content_of(worktree.known_head)
 
 
 def raw_head(worktree: Worktree) -> str | None:
     """Return what the worktree's HEAD file says: a commit, or `ref: …`."""
-    return _content(worktree.git_dir / "HEAD")
+    return content_of(worktree.git_dir / "HEAD")
 
 
 def rescue_directory(repo: Repository, session: str) -> Path:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import Workshop
 
-MEET = [
+MEET: list[dict[str, Any]] = [
     {"from": "START", "to": ["a", "b"]},
     {"from": ["a", "b"], "to": "t"},
     {"from": "t", "to": "END"},
@@ -85,7 +85,7 @@ CLASH = {"a": [edits("app.py", "x = 2\n")], "b": [edits("app.py", "x = 3\n")]}
 
 
 async def test_a_person_resolves_a_conflict_with_plain_git_and_resume_goes_on(workshop: Workshop) -> None:
-    graph = [MEET[0], {**MEET[1], "on_conflict": "human"}, MEET[2]]
+    graph: list[dict[str, Any]] = [MEET[0], {**MEET[1], "on_conflict": "human"}, MEET[2]]
     path = team(workshop, {**CLASH, "t": [[says("done")]]}, graph)
 
     paused = await workshop.run(path)
@@ -108,7 +108,7 @@ async def test_a_person_resolves_a_conflict_with_plain_git_and_resume_goes_on(wo
 
 
 async def test_a_persons_own_merge_commit_is_taken(workshop: Workshop) -> None:
-    graph = [MEET[0], {**MEET[1], "on_conflict": "human"}, MEET[2]]
+    graph: list[dict[str, Any]] = [MEET[0], {**MEET[1], "on_conflict": "human"}, MEET[2]]
     paused = await workshop.run(team(workshop, {**CLASH, "t": [[says("done")]]}, graph))
     tree = worktree_of(workshop, paused.record.session_id)
 
@@ -122,7 +122,7 @@ async def test_a_persons_own_merge_commit_is_taken(workshop: Workshop) -> None:
 
 
 async def test_a_conflict_that_nobody_is_to_resolve_fails_the_session_with_the_commands(workshop: Workshop) -> None:
-    graph = [MEET[0], {**MEET[1], "on_conflict": "fail"}, MEET[2]]
+    graph: list[dict[str, Any]] = [MEET[0], {**MEET[1], "on_conflict": "fail"}, MEET[2]]
     failed = await workshop.run(team(workshop, {**CLASH, "t": [[says("done")]]}, graph))
 
     error = failed.record.error
@@ -162,9 +162,9 @@ async def test_markers_that_are_left_fail_the_session_until_a_person_mends_them(
 async def test_a_turn_that_left_markers_starts_anew_when_nobody_has_mended_them(workshop: Workshop) -> None:
     path = team(workshop, {**CLASH, "t": [[says("I saw nothing")]]})
     failed = await workshop.run(path)
-    (workshop.pipelines / "script.yaml").exists()
     again = await workshop.resume(failed.record.session_id)
 
+    assert again.record.error is not None
     assert (again.record.status, again.record.error["code"]) == ("failed", "unresolved-conflict")
     tries = [event["attempt"] for event in events(workshop, failed.record.session_id, "turn_failed")]
     assert tries == [1, 2]
@@ -177,7 +177,7 @@ async def test_each_conflict_is_a_turn_of_its_own(workshop: Workshop) -> None:
         "c": [edits("app.py", "x = 4\n")],
         "t": [edits("app.py", "x = 23\n"), edits("app.py", "x = 234\n")],
     }
-    graph = [
+    graph: list[dict[str, Any]] = [
         {"from": "START", "to": ["a", "b", "c"]},
         {"from": ["a", "b", "c"], "to": "t"},
         {"from": "t", "to": "END"},
@@ -196,7 +196,11 @@ async def test_each_conflict_is_a_turn_of_its_own(workshop: Workshop) -> None:
 
 async def test_writers_that_never_meet_are_merged_at_the_end(workshop: Workshop) -> None:
     script = {"a": [edits("a.txt", "a\n")], "b": [edits("b.txt", "b\n")]}
-    graph = [{"from": "START", "to": ["a", "b"]}, {"from": "a", "to": "END"}, {"from": "b", "to": "END"}]
+    graph: list[dict[str, Any]] = [
+        {"from": "START", "to": ["a", "b"]},
+        {"from": "a", "to": "END"},
+        {"from": "b", "to": "END"},
+    ]
     result = await workshop.run(team(workshop, script, graph))
 
     assert result.record.status == "completed", result.record.error
@@ -206,7 +210,7 @@ async def test_writers_that_never_meet_are_merged_at_the_end(workshop: Workshop)
 
 
 async def test_what_conflicts_at_the_end_stays_on_branches_of_its_own(workshop: Workshop) -> None:
-    graph = [{"from": "START", "to": ["a", "b"]}, {"from": ["a", "b"], "to": "END"}]
+    graph: list[dict[str, Any]] = [{"from": "START", "to": ["a", "b"]}, {"from": ["a", "b"], "to": "END"}]
     result = await workshop.run(team(workshop, CLASH, graph))
     session = result.record.session_id
 
@@ -226,7 +230,7 @@ async def test_what_conflicts_at_the_end_stays_on_branches_of_its_own(workshop: 
 async def test_the_target_of_a_join_any_starts_on_what_has_arrived(workshop: Workshop) -> None:
     slow = [{**writes("b.txt", "b\n"), "delay": 0.5}, {**says("late"), "delay": 0.3}]
     script = {"a": [edits("a.txt", "a\n")], "b": [slow], "t": [edits("t.txt", "t\n")], "u": [edits("u.txt", "u\n")]}
-    graph = [
+    graph: list[dict[str, Any]] = [
         {"from": "START", "to": ["a", "b"]},
         {"from": ["a", "b"], "to": "t", "join": "any"},
         {"from": "t", "to": "END"},
@@ -245,7 +249,7 @@ async def test_arrivals_of_one_step_are_merged_before_the_target_of_a_join_any(w
         "b": [edits("app.py", "x = 3\n")],
         "t": [edits("app.py", "x = 23\n")],
     }
-    graph = [
+    graph: list[dict[str, Any]] = [
         {"from": "START", "to": ["a", "b"]},
         {"from": ["a", "b"], "to": "t", "join": "any"},
         {"from": "t", "to": "END"},
@@ -265,7 +269,7 @@ async def test_a_loop_starts_its_fan_out_from_the_merged_files_in_fresh_worktree
         "b": [[look, *edits("b1.txt", "b\n")], [look, *edits("b2.txt", "b\n")]],
         "t": [[says("revise")], [says("approve")]],
     }
-    graph = [
+    graph: list[dict[str, Any]] = [
         {"from": "START", "to": ["a", "b"]},
         {"from": ["a", "b"], "to": "t"},
         {"from": "t", "to": ["a", "b", "END"], "condition": "verdict", "max_loops": 1},

@@ -276,7 +276,7 @@ class TestReadOnly:
         assert user_side(workshop) == before
 
     @pytest.mark.parametrize(
-        ("what", "moment"), [(".git", "session_started"), (".git", "turn_committed"), (".", "tool_ended:2")]
+        ("what", "moment"), [(".git", "session_started"), (".git", "turn_committed"), (".", "tool_ended:4")]
     )
     def test_what_becomes_so_in_the_middle_is_told_and_gone_on_with(
         self, workshop: Workshop, what: str, moment: str
@@ -355,7 +355,7 @@ class TestPermissions:
 
 def tree(workshop: Workshop) -> Path:
     (made,) = session_ids(workshop.repo.path)
-    return workshop.repo.path / ".orchestra" / "worktrees" / made / "_session"
+    return workshop.repo.path / ".orchestra" / "worktrees" / made / "left"
 
 
 class TestDeleted:
@@ -392,7 +392,7 @@ class TestDeleted:
 
         assert done.returncode == 1
         assert "session-deleted" in done.stderr
-        assert f"refs/orchestra/{killed.session}/turn/_session" in done.stderr
+        assert f"refs/orchestra/{killed.session}/turn/left" in done.stderr
         assert (other.returncode, "unknown-session" in other.stderr) == (2, True)
         assert user_side(workshop) == before
         assert_sound(workshop.repo.path)
