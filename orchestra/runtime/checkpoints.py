@@ -220,7 +220,7 @@ class OrchestraSaver(AsyncSqliteSaver):
         at = stands[0] if len(stands) == 1 else {}
         if not stands and namespace:
             entry = self._branches[_names(namespace)[-1]].entry
-            at = (checkpoint["channel_values"].get("_positions") or {}).get(entry, {})
+            at = (_held(checkpoint, "_positions") or {}).get(entry, {})
         return {repo: at.get(repo, SESSION_SLOT) for repo in self._base}
 
     def _agent(self, namespace: str, checkpoint: Checkpoint) -> str | None:
@@ -254,10 +254,13 @@ def raise_clock(checkpoint_id: str) -> None:
 
 
 def _snapshot(checkpoint: Checkpoint) -> Snapshot:
-    """Return the snapshot channel, also of the very first checkpoint, which holds only the input."""
+    return _held(checkpoint, "snapshot") or {}
+
+
+def _held(checkpoint: Checkpoint, channel: str) -> Any:
+    """Return what a channel holds, also in the very first checkpoint of a graph, which has only the input."""
     channels = checkpoint["channel_values"]
-    held = channels.get("snapshot") or (channels.get("__start__") or {}).get("snapshot")
-    return held or {}
+    return channels.get(channel) or (channels.get("__start__") or {}).get(channel)
 
 
 def _commit(snapshot: Snapshot, slot: str, repo: str) -> str | None:

@@ -222,13 +222,17 @@ class Joiner:
         return True
 
     async def retire(self, slots: Mapping[str, Sequence[str]]) -> None:
-        """Remove the worktrees of branches that are merged: repo → slots."""
-        for repo, names in slots.items():
-            if repo not in self._workspace.repos or self._workspace.repos[repo].repository.top is None:
-                continue
-            for slot in names:
-                async with self._files.lock(slot, repo).exclusive():
-                    await self._files.remove(repo, slot)
+        """Remove the worktrees of branches that are merged: repo → slots.
+
+        All ask for their locks at once: whoever enters one of them anew, in a loop, comes behind.
+        """
+        known = self._workspace.repos
+        wanted = [(repo, slot) for repo, names in slots.items() for slot in names if repo in known]
+        await asyncio.gather(*(self._retire(repo, slot) for repo, slot in wanted if known[repo].repository.top))
+
+    async def _retire(self, repo: str, slot: str) -> None:
+        async with self._files.lock(slot, repo).exclusive():
+            await self._files.remove(repo, slot)
 
 
 class _Placing:

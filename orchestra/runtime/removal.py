@@ -25,7 +25,8 @@ async def remove_worktree(
     """Remove the worktree of a slot, if there is one.
 
     What was changed in it since its last commit becomes a rescue. Files that no commit takes, such as very large ones,
-    are moved to `.orchestra/rescue` with all the rest. Files that git ignores go.
+    are moved to `.orchestra/rescue` with all the rest; so is one that a kill left half-made, of which nobody knows what
+    lies in it. Files that git ignores go.
 
     Args:
         git: Starts git.
@@ -41,7 +42,9 @@ async def remove_worktree(
     if tree is None:
         return None
     rescue, whole = None, True
-    if tree.path.is_dir() and not tree.path.is_symlink() and tree.index.exists():
+    if worktrees.is_half_made(tree):
+        whole = False
+    elif tree.path.is_dir() and not tree.path.is_symlink():
         async with git.exclusive(tree.index):
             staged = await stage(git, tree, tree.index)
             rescue = await keep_rest(git, tree, staged.tree, commit)

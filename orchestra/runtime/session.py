@@ -18,6 +18,8 @@ from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.frozen import freeze, thaw
 from orchestra.runtime.git import GitManager
 from orchestra.runtime.machine import faults_named
+from orchestra.runtime.removal import empty_trash
+from orchestra.runtime.snapshots import remove_scratch
 from orchestra.runtime.store import SessionFiles, SessionRecord, Status, now, read_session
 from orchestra.runtime.workspace import Workspace, open_repositories
 from orchestra.runtime.worktree import WorktreeManager
@@ -163,6 +165,9 @@ class SessionManager:
         git = GitManager(lock_fds=[lock.fd], session=record.session_id)
         workspace = await Workspace.reopen(git, record.workspace)
         worktrees = WorktreeManager(git, record.session_id, files.copies)
+        for repo in workspace.repos.values():
+            remove_scratch(repo.repository, record.session_id)
+            await empty_trash(repo.repository, record.session_id)
         failpoint("session-reopened")
         return await drive(OpenSession(pipeline, record, git, worktrees, workspace), self._listener)
 

@@ -159,7 +159,8 @@ class SessionFiles:
 
         async def bring(name: str, commit: str) -> None:
             repo = self._workspace.repos[name].repository
-            if name not in entries and _enters(request, name):
+            tree = self._worktrees.find(repo, request.slot(name))
+            if name not in entries and _enters(request, name) and tree and not self._worktrees.is_half_made(tree):
                 await self.remove(name, request.slot(name))
             trees[name] = await self._worktrees.ensure(repo, request.slot(name), base[name].commit)
             await self._prepare(trees[name], base[name].commit, partial(self._tell_of, request))

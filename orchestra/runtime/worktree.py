@@ -87,6 +87,10 @@ class WorktreeManager:
         admin = find_admin(repo, self._reason(slot), path)
         return Worktree(repo, self._session, slot, path, admin) if admin else None
 
+    def is_half_made(self, worktree: Worktree) -> bool:
+        """Tell whether a kill came while a worktree was being made: nobody has worked there; `ensure` finishes it."""
+        return worktree.path.is_dir() and not worktree.path.is_symlink() and not worktree.index.exists()
+
     async def forget(self, worktree: Worktree) -> None:
         """Have git forget a worktree whose directory is not there any more."""
         async with repository_lock(worktree.repository) as lock:

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from tests.acceptance.crash.__main__ import chosen
 from tests.acceptance.crash.campaign import LEFT_OPEN, Bench
 from tests.acceptance.crash.checker import check_finished, user_side
-from tests.acceptance.crash.scenario import BRANCHES
+from tests.acceptance.crash.scenario import SCENARIOS
 from tests.acceptance.crash.trial import Kill, Trial
 from tests.gitkit import git
 
@@ -23,68 +24,100 @@ if TYPE_CHECKING:
 
     from tests.acceptance.crash.campaign import Phase
 
-RUN = (
-    "base-committed", "base-pinned", "branch-moved", "checkpoint-due", "checkpoint-indexed", "checkpoint-written",
-    "copies-placed", "database-drafted", "event-checkpoint", "event-condition_chose", "event-model_ended",
-    "event-model_started", "event-note", "event-session_completed", "event-session_started", "event-setup_ended",
-    "event-setup_started", "event-snapshot_taken", "event-tool_ended", "event-tool_started",
-    "event-turn_committed", "event-turn_ended", "event-turn_started", "event-warning", "events-due", "events-written",
-    "files-staged", "files-switched", "one-branch-moved", "pipeline-frozen", "rescue-kept", "restore-begun",
-    "restored", "session-created", "session-directory-made", "session-prepared", "setup-due", "setup-run",
-    "snapshot-committed", "snapshot-pinned", "snapshot-taken", "status-due", "status-written", "tool-ended",
-    "turn-commit-made", "turn-committed", "turn-ending", "way-cleared", "worktree-filled", "worktree-on-commit",
-    "worktree-ready", "worktree-registered", "writes-due", "writes-stored",
+STARTING = (
+    "base-committed", "base-pinned", "database-drafted", "event-session_started", "pipeline-frozen",
+    "session-created", "session-directory-made", "session-prepared", "status-due", "status-written",
 )  # fmt: skip
-RESUME = ("event-files_put_back", "event-session_resumed", "session-reopened")
-POINTS: list[tuple[Phase, str]] = [*(("run", point) for point in RUN), *(("resume", point) for point in RESUME)]
+WORKING = (
+    "branch-moved", "checkpoint-due", "checkpoint-indexed", "checkpoint-written", "copies-placed", "event-checkpoint",
+    "event-condition_chose", "event-model_ended", "event-model_started", "event-note", "event-session_completed",
+    "event-setup_ended", "event-setup_started", "event-snapshot_taken", "event-tool_ended", "event-tool_started",
+    "event-turn_committed", "event-turn_ended", "event-turn_started", "event-warning", "events-due", "events-written",
+    "files-staged", "files-switched", "one-branch-moved", "rescue-kept", "restore-begun", "restored", "setup-due",
+    "setup-run", "snapshot-committed", "snapshot-pinned", "snapshot-taken", "tool-ended", "turn-commit-made",
+    "turn-committed", "turn-ending", "way-cleared", "worktree-filled", "worktree-on-commit", "worktree-ready",
+    "worktree-registered", "writes-due", "writes-stored",
+)  # fmt: skip
+JOINING = (
+    "event-merged", "merge-made", "merge-pinned", "merge-prepared", "removal-due", "worktree-away",
+    "worktree-forgotten",
+)  # fmt: skip
+RESOLVING = (
+    "conflict-head-set", "conflict-kept", "conflict-laid-out", "conflict-opened", "conflict-paths-marked",
+    "conflict-paths-removed", "conflict-staged", "event-conflict",
+)  # fmt: skip
+RESUMING = ("event-files_put_back", "event-session_resumed", "session-reopened")
+
+TRIED: dict[str, list[tuple[str, int]]] = {
+    "round": [
+        *((point, 1) for point in (*STARTING, *WORKING)),
+        *((point, 1) for point in RESUMING),
+    ],
+    "branches": [
+        *((point, 3) for point in ("checkpoint-due", "checkpoint-written", "writes-due", "writes-stored")),
+        *((point, 2) for point in ("merge-pinned", "snapshot-pinned", "turn-committed", "worktree-on-commit")),
+    ],
+    "meeting": [
+        *((point, 2) for point in (*JOINING, *RESOLVING)),
+        *((point, 2) for point in ("checkpoint-due", "checkpoint-written", "snapshot-pinned", "turn-committed")),
+        *((point, 2) for point in ("worktree-filled", "worktree-on-commit", "worktree-registered", "writes-stored")),
+    ],
+}
+"""Scenario → failpoint → at how many of its passes the session is killed; each point where it matters most."""
+AT_RANDOM = {"round": 12, "branches": 8, "meeting": 14}
+"""Scenario → trials with up to five kills at random instants."""
+PASSED = {
+    "round": {*STARTING, *WORKING, *JOINING, *RESUMING},
+    "branches": {*STARTING, *WORKING, *JOINING, *RESUMING},
+    "meeting": {*STARTING, *WORKING, *JOINING, *RESOLVING, *RESUMING},
+}
 
 
 @pytest.fixture(scope="session")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """The scenario, run once undisturbed."""
-    return Bench.prepare(tmp_path_factory.mktemp("crash") / "bench")
+def benches(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bench]:
+    """Gives each scenario, run once undisturbed."""
+
+    @cache
+    def prepare(scenario: str) -> Bench:
+        return Bench.prepare(tmp_path_factory.mktemp(f"crash-{scenario}") / "bench", SCENARIOS[scenario])
+
+    return prepare
 
 
-def test_every_failpoint_of_a_session_is_among_those_that_are_tried(bench: Bench) -> None:
-    assert sorted(POINTS) == sorted((phase, point) for phase, point, _ in bench.points())
+@pytest.fixture(scope="session")
+def bench(benches: Callable[[str], Bench]) -> Bench:
+    """The scenario in which most is tried."""
+    return benches("round")
 
 
-@pytest.mark.parametrize(("phase", "point"), POINTS)
-def test_a_session_killed_at_a_failpoint_ends_as_if_nothing_had_happened(
-    bench: Bench, phase: Phase, point: str
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_every_failpoint_of_a_session_is_among_those_that_are_tried(
+    benches: Callable[[str], Bench], scenario: str
 ) -> None:
-    hits = chosen(bench.times(phase, point), 1 if point.startswith("event-") else 2)
+    assert {point for _, point, _ in benches(scenario).points()} == PASSED[scenario]
+    assert PASSED[scenario] <= {point for tried in TRIED.values() for point, _ in tried}
+
+
+@pytest.mark.parametrize(
+    ("scenario", "point", "most"), [(name, *one) for name, tried in TRIED.items() for one in tried]
+)
+def test_a_session_killed_at_a_failpoint_ends_as_if_nothing_had_happened(
+    benches: Callable[[str], Bench], scenario: str, point: str, most: int
+) -> None:
+    bench = benches(scenario)
+    phase: Phase = "resume" if point in RESUMING else "run"
+    hits = chosen(bench.times(phase, point), most)
 
     assert [bench.kill_at(phase, point, hit) > 0 for hit in hits] == [True] * len(hits)
 
 
-IN_BRANCHES = (
-    "checkpoint-due", "checkpoint-written", "snapshot-pinned", "turn-committed", "worktree-on-commit", "writes-due",
-    "writes-stored",
-)  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def branches(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """The scenario with branches of several agents and a loop around them, run once undisturbed."""
-    return Bench.prepare(tmp_path_factory.mktemp("crash-branches") / "bench", BRANCHES)
-
-
-@pytest.mark.parametrize("point", IN_BRANCHES)
-def test_a_session_killed_in_its_branches_ends_as_if_nothing_had_happened(branches: Bench, point: str) -> None:
-    hits = chosen(branches.passes["run"][point], 4)
-
-    assert [branches.kill_at("run", point, hit) > 0 for hit in hits] == [True] * len(hits)
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_a_session_with_branches_killed_at_random_instants_ends_well(branches: Bench, seed: int) -> None:
-    assert branches.kill_at_random(seed) > 0
-
-
-@pytest.mark.parametrize("seed", range(25))
-def test_a_session_killed_at_random_instants_ends_as_if_nothing_had_happened(bench: Bench, seed: int) -> None:
-    assert bench.kill_at_random(seed) > 0
+@pytest.mark.parametrize(
+    ("scenario", "seed"), [(name, seed) for name, count in AT_RANDOM.items() for seed in range(count)]
+)
+def test_a_session_killed_at_random_instants_ends_as_if_nothing_had_happened(
+    benches: Callable[[str], Bench], scenario: str, seed: int
+) -> None:
+    assert benches(scenario).kill_at_random(seed) > 0
 
 
 USERS_GIT: dict[str, list[tuple[str, ...]]] = {
@@ -171,6 +204,43 @@ _END_AGAIN = _edit(
 )
 
 
+_SEE_OTHERS = _edit(
+    "UPDATE checkpoints SET metadata = json_set(CAST(metadata AS TEXT), '$.orchestra.repos', json_extract((SELECT "
+    """CAST(metadata AS TEXT) FROM checkpoints WHERE CAST(metadata AS TEXT) ->> '$.orchestra.next' = '["count"]' """
+    "ORDER BY rowid LIMIT 1), '$.orchestra.repos')) WHERE checkpoint_ns LIKE 'right:%'"
+)
+
+
+def _drop_a_parent(trial: Trial) -> None:
+    """Make the last merge anew without what it merged: its files and all that came after stay as they are."""
+    tip, merge = _branch(trial), git(trial.root, "log", "--merges", "-1", "--format=%H", _branch(trial))
+    said = git(trial.root, "log", "-1", "--format=%B", merge)
+    made = git(trial.root, "commit-tree", f"{merge}^{{tree}}", "-p", f"{merge}^1", "-p", f"{merge}^2~", "-m", said)
+    for commit in git(trial.root, "rev-list", "--reverse", "--first-parent", f"{merge}..{tip}").split():
+        said = git(trial.root, "log", "-1", "--format=%B", commit)
+        made = git(trial.root, "commit-tree", f"{commit}^{{tree}}", "-p", made, "-m", said)
+    git(trial.root, "update-ref", tip, made)
+
+
+def _say_something_else(trial: Trial) -> None:
+    tip = _branch(trial)
+    said = f"x{git(trial.root, 'log', '-1', '--format=%B', tip)}"
+    git(trial.root, "update-ref", tip, git(trial.root, "commit-tree", f"{tip}^{{tree}}", "-p", f"{tip}^", "-m", said))
+
+
+def _claim_a_conflict(trial: Trial) -> None:
+    git(trial.root, "update-ref", f"refs/orchestra/{_session(trial)}/conflict/1", "main")
+
+
+def _make(path: str) -> Callable[[Trial], None]:
+    return lambda trial: (trial.root / path.format(session=_session(trial))).mkdir(parents=True)
+
+
+def _session(trial: Trial) -> str:
+    assert trial.session is not None
+    return trial.session.session_id
+
+
 def _write(path: str, text: str) -> Callable[[Trial], None]:
     return lambda trial: void((trial.root / path).write_text(text))
 
@@ -185,6 +255,13 @@ SPOILS: dict[str, tuple[Callable[[Trial], None], str]] = {
     "checkpoints with older files": (_rewind_checkpoints("= ''"), "planner.log in app"),
     "checkpoints inside turns with older files": (_rewind_checkpoints("!= ''"), "planner.log in app"),
     "a turn that ended twice": (_END_AGAIN, "ended twice"),
+    "files of a sibling seen": (_SEE_OTHERS, "left.log in app"),
+    "a turn that was not merged": (_drop_a_parent, "commits of app"),
+    "a commit that says something else": (_say_something_else, "the history of app"),
+    "a merge that the log does not tell of": (_edit("DELETE FROM events WHERE type = 'merged'"), "merges of app"),
+    "a conflict that was none": (_claim_a_conflict, "conflicts that are kept in app"),
+    "a branch's worktree left": (_make(".orchestra/worktrees/{session}/left"), "there is left"),
+    "trash left": (_make(".orchestra/trash/{session}-left"), "there is left"),
     "an event lost": (_edit("DELETE FROM events WHERE seq = 5"), "a gap"),
     "a call paid thrice more": (_pay_more, "more model calls"),
     "a lock left": (_write(".git/worktrees/index.lock", ""), "lock files"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 import subprocess
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestra.runtime.serializer import StrictSerializer
 from orchestra.runtime.store import read_events
+from tests.acceptance.crash.moment import Moment, level_of
 from tests.acceptance.crash.scenario import PREPARED
 from tests.gitkit import ENV, assert_sound, fingerprint, git
 
@@ -29,7 +31,11 @@ class Reference:
     files: dict[str, dict[str, str]]
     """Repo → path → content at the end."""
     commits: dict[str, list[str]]
-    """Repo → `agent:turn` of each commit, sorted: which of two parallel writers comes first is chance."""
+    """Repo → `agent:turn` of each commit, sorted."""
+    histories: dict[str, str]
+    """Repo → what the history of its result comes to, but for dates and the session's id."""
+    conflicts: dict[str, dict[str, str]]
+    """Repo → number of each conflict → the same of the commit that holds its markers."""
     model_calls: int
     user: dict[str, dict[str, str]]
     """Repo → the fingerprint of all that is the user's."""
@@ -52,6 +58,8 @@ def reference_of(trial: Trial, document: dict[str, Any], user: dict[str, dict[st
         document=document,
         files={name: files_at(repo, document["commits"][name]) for name, repo in trial.repos.items()},
         commits={name: turns_of(repo, document["branches"].get(name)) for name, repo in trial.repos.items()},
+        histories={name: histories(trial, name, [document["commits"][name]])[0] for name in trial.repos},
+        conflicts={name: conflicts_of(trial, name) for name in trial.repos},
         model_calls=trial.model_calls(),
         user=user,
         seconds=seconds,
@@ -76,7 +84,11 @@ def check_finished(trial: Trial, document: dict[str, Any], reference: Reference)
         commit, branch = document["commits"][name], document["branches"].get(name)
         assert files_at(repo, commit) == reference.files[name]
         assert turns_of(repo, branch) == reference.commits[name], f"commits of {name}"
+        assert histories(trial, name, [branch or commit]) == [reference.histories[name]], f"the history of {name}"
         assert branch is None or git(repo, "rev-parse", branch) == commit
+        assert conflicts_of(trial, name) == reference.conflicts[name], f"the conflicts that are kept in {name}"
+        _check_merges(trial, name, branch)
+        _check_no_remains(repo)
         locks = [str(lock) for lock in (repo / ".git").rglob("*.lock")]
         assert locks == [], "lock files were left"
         others = {
@@ -94,6 +106,26 @@ def check_finished(trial: Trial, document: dict[str, Any], reference: Reference)
         f"{paid} more model calls than undisturbed after {len(trial.kills)} kills"
     )
     _check_log(trial, document)
+
+
+def _check_merges(trial: Trial, name: str, branch: str | None) -> None:
+    """Check that every merge of the session was made once, whatever became of the process that made it."""
+    assert trial.session is not None
+    events = [event["payload"] for event in read_events(trial.session) if event["type"] == "merged"]
+    told = {event["commit"] for event in events if event["repo"] == name}
+    joined = "%(trailers:key=Orchestra-Join,valueonly,separator=)"
+    log = git(trial.repos[name], "log", f"--format=%H {joined}", f"main..{branch}").split("\n") if branch else []
+    assert told == {line.split()[0] for line in log if len(line.split()) > 1}, f"merges of {name} in the events"
+
+
+def _check_no_remains(repo: Path) -> None:
+    """Check that of the branches' worktrees nothing is left."""
+    own = repo / ".orchestra"
+    left = [path.name for path in own.glob("worktrees/*/*") if path.name != "_session"]
+    listed = [line for line in git(repo, "worktree", "list", "--porcelain").split("\n") if line.startswith("worktree ")]
+    left += [line for line in listed[1:] if not line.endswith("/_session")]
+    left += [path.name for path in (*own.glob("trash/*"), *own.glob("scratch-*"))]
+    assert left == [], f"of branches that are merged there is left: {left}"
 
 
 def _check_strangers(trial: Trial) -> None:
@@ -117,7 +149,7 @@ def _check_log(trial: Trial, document: dict[str, Any]) -> None:
     assert document["usage"]["model_calls"] == recorded, "the usage is not what the events add up to"
     # An answer that came in the instant of the kill is in neither; it is asked for again.
     unrecorded = trial.model_calls() - recorded
-    assert 0 <= unrecorded <= len(trial.kills), f"{unrecorded} answered calls are in no event"
+    assert 0 <= unrecorded <= len(trial.kills) * trial.scenario.at_once, f"{unrecorded} answered calls are in no event"
     committed = [(event["node"], event["turn"], event["payload"]["repo"]) for event in events if _commits(event)]
     for name, repo in trial.repos.items():
         logged = sorted(f"{node}:{turn}" for node, turn, where in set(committed) if where == name)
@@ -138,7 +170,7 @@ def check_checkpoints(trial: Trial) -> None:
             return
         rows = connection.execute("SELECT checkpoint_ns, type, checkpoint, metadata FROM checkpoints").fetchall()
     shown = [
-        (json.loads(metadata)["orchestra"], namespace, serializer.loads_typed((kind, blob)))
+        (json.loads(metadata)["orchestra"], namespace, serializer.loads_typed((kind, blob))["channel_values"])
         for namespace, kind, blob, metadata in rows
     ]
     shown.sort(key=lambda row: row[0]["seq"])
@@ -148,67 +180,15 @@ def check_checkpoints(trial: Trial) -> None:
         commits = {about["repos"][name] for about, _, _ in shown}
         assert commits <= _reachable(repo), f"a checkpoint names a commit of {name} that no reference leads to"
         known = {commit: files_at(repo, commit) for commit in commits}
-        levels: dict[str, Mapping[str, int]] = {"": {}}
-        for about, namespace, checkpoint in shown:
-            channels = checkpoint["channel_values"]
-            level = _level(namespace)
+        states: dict[str, Mapping[str, Any]] = {"": {}}
+        for about, namespace, channels in shown:
+            level = level_of(namespace)
             if level == namespace:
-                levels[level] = (channels.get("__start__") or channels).get("turns") or {}
-            inside = about["agent"] if level != namespace else None
-            _check_files(trial, name, known[about["repos"][name]], inside, level, levels[level], channels)
-
-
-def _level(namespace: str) -> str:
-    """Return the namespace of the graph in which a turn stands: the root's, or that of the innermost branch."""
-    parts = namespace.split("|")
-    return "|".join(part for part in parts if part.startswith("branch."))
-
-
-def _check_files(
-    trial: Trial,
-    repo: str,
-    files: Mapping[str, str],
-    inside: str | None,
-    level: str,
-    turns: Mapping[str, int],
-    channels: Mapping[str, Any],
-) -> None:
-    """Check the files of one checkpoint line by line.
-
-    An agent's own lines are known exactly: those of its finished turns, and inside a turn those of the calls whose
-    results the checkpoint has. Of others working beside it there may be whole turns more.
-    """
-    assert "junk.tmp" not in files, "a call that was cut off is in a checkpoint"
-    branch = level.rpartition("|")[2].split(":")[0].removeprefix("branch.")
-    for agent in trial.scenario.agents:
-        lines = files.get(f"{agent}.log", "").split()
-        done = turns.get(agent, 0)
-        whole = _notes(trial, repo, agent, done)
-        beside = bool(branch) and agent not in trial.scenario.branches[branch]
-        if agent == inside:
-            own = trial.scenario.notes(repo, agent, done + 1)
-            expected = [whole + own[: _answered(repo, channels)]]
-        elif beside:
-            expected = [_notes(trial, repo, agent, more) for more in range(done, trial.scenario.turns(agent) + 1)]
-        elif inside is None:
-            expected = [whole]
-        else:
-            expected = [whole, _notes(trial, repo, agent, done + 1)]
-        assert lines in expected, f"{agent}.log in {repo} holds {lines}, not {expected} (inside {inside})"
-    logs = {name: text.split() for name, text in files.items() if name.endswith(".log")}
-    for message in channels.get("messages") or ():
-        if inside is not None and message.type == "tool" and message.name == f"{repo}__look":
-            seen = [line.split() for line in str(message.content).partition("stdout:\n")[2].splitlines()]
-            assert {name: lines for name, *lines in seen} == logs, f"{inside} saw other files than its checkpoint names"
-
-
-def _notes(trial: Trial, repo: str, agent: str, turns: int) -> list[str]:
-    return [line for turn in range(1, turns + 1) for line in trial.scenario.notes(repo, agent, turn)]
-
-
-def _answered(repo: str, channels: Mapping[str, Any]) -> int:
-    messages = channels.get("messages") or ()
-    return sum(message.type == "tool" and message.name == f"{repo}__note" for message in messages)
+                states[level] = {**channels.get("__start__", {}), **channels}
+            moment = Moment(
+                trial.scenario, name, level, states[level], None if level == namespace else about["agent"], channels
+            )
+            moment.check(known[about["repos"][name]])
 
 
 def _reachable(repo: Path) -> set[str]:
@@ -225,6 +205,33 @@ def turns_of(repo: Path, branch: str | None) -> list[str]:
     )
     log = git(repo, "log", f"--format={trailer}", f"main..{branch}")
     return sorted(line for line in log.split("\n") if line not in ("", ":"))
+
+
+def conflicts_of(trial: Trial, name: str) -> dict[str, str]:
+    """Return the number of each conflict of a session with what its commit comes to."""
+    refs = git(trial.repos[name], "for-each-ref", "--format=%(refname:lstrip=3)", "refs/orchestra/*/conflict/*").split()
+    whole = git(trial.repos[name], "for-each-ref", "--format=%(objectname)", "refs/orchestra/*/conflict/*").split()
+    return dict(zip(refs, histories(trial, name, whole), strict=True))
+
+
+def histories(trial: Trial, name: str, commits: list[str]) -> list[str]:
+    """Return what the histories of commits come to: all trees, parents, authors and messages, but no date.
+
+    Two runs of a pipeline differ in their dates and in the session's id, and in nothing else.
+    """
+    if not commits:
+        return []
+    session = trial.session.session_id if trial.session else ""
+    form = "--format=%H%x00%P%x00%T%x00%an%x00%B%x01"
+    log = git(trial.repos[name], "log", "--topo-order", "--reverse", form, *commits)
+    known = git(trial.repos[name], "rev-parse", *commits).split()
+    found: dict[str, str] = {}
+    for entry in log.split("\x01"):
+        if entry.strip():
+            commit, parents, *rest = entry.lstrip("\n").split("\0")
+            text = "\0".join([*(found[parent] for parent in parents.split()), *rest]).replace(session, "SESSION")
+            found[commit] = hashlib.sha256(text.encode()).hexdigest()
+    return [found[commit] for commit in known]
 
 
 def files_at(repo: Path, commit: str) -> dict[str, str]:

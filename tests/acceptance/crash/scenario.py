@@ -1,7 +1,8 @@
 """What the crash harness runs: a pipeline whose files tell, line by line, which calls have been carried out.
 
 Every call of the tool `note` appends a line that names its turn and its place there. A line that is there twice was
-carried out twice, one that lacks is lost, and `junk.tmp` in a commit is a call that was cut off and kept.
+carried out twice, one that lacks is lost, and `junk.tmp` in a commit is a call that was cut off and kept. Where
+parallel agents write to the same file, whoever resolves that writes the whole of it anew.
 """
 
 from __future__ import annotations
@@ -21,9 +22,20 @@ PREPARED = {"build.cache": "ignored\n", "ready.cache": "ignored\nready\n"}
 
 What `setup` does to a file that git knows has to be put back; it fails where that was not done.
 """
-LOOK = 'for log in *.log; do echo "$log" $(cat "$log"); done'
+LOOK = 'for log in *.log; do if [ -e "$log" ]; then echo "$log" $(cat "$log"); fi; done'
 """What an agent that runs commands and writes nothing sees: it has to be the files of its checkpoint."""
 NOTE = "echo junk > junk.tmp; echo {line} >> {file}; sleep 0.003; rm junk.tmp"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one call does to a file."""
+
+    file: str
+    line: str
+    """That is added to it."""
+    whole: bool = False
+    """It is all of the file from now on."""
 
 
 @dataclass(frozen=True)
@@ -38,24 +50,49 @@ class Scenario:
     files: Mapping[str, str] = field(default_factory=dict)
     """More files beside the pipeline."""
     branches: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """First agent of a branch that is a graph of its own → the agents in it."""
+    """First agent of a branch that is a graph of its own → the agents and steps in it."""
+    tallies: tuple[str, ...] = ()
+    """Steps that leave a line in `tally.log` of `app`."""
+    settling: str = ""
+    """The agent that writes files anew in which others conflict."""
     at_once: int = 1
     """How many model calls may be under way at a time, and be paid again after a kill."""
 
-    def notes(self, repo: str, agent: str, turn: int) -> list[str]:
-        """Return the lines that a turn of an agent adds to its log in a repo, in order."""
-        replies = self.script[agent][turn - 1] if turn <= len(self.script.get(agent, ())) else []
+    def changes(self, repo: str, node: str, turn: int) -> list[Change]:
+        """Return what a turn of an agent or step does to a repo, call by call."""
+        if node in self.tallies:
+            return [Change("tally.log", "tally")] if repo == "app" else []
+        replies = self.script[node][turn - 1] if turn <= len(self.script.get(node, ())) else []
         calls = [call for reply in replies for call in reply.get("tools", ())]
-        return [call["args"]["line"] for call in calls if call["name"] == f"{repo}:note"]
+        found = []
+        for call in calls:
+            args = call["args"]
+            if call["name"] == f"{repo}:note":
+                found.append(Change(args["file"], args["line"]))
+            elif call["name"] == f"{repo}:write-file":
+                found.append(Change(args["path"], args["content"].rstrip("\n"), whole=True))
+        return found
 
-    def turns(self, agent: str) -> int:
-        """Return how many turns an agent has in a whole run."""
-        return len(self.script.get(agent, ()))
+    def line(self, node: str, within: str) -> tuple[str, ...]:
+        """Return the agents and steps that share the way of a node up to the next join.
+
+        Args:
+            node: The one that arrives at the join.
+            within: First agent of the branch in which that is; empty for the whole graph.
+        """
+        inside = set(self.branches[within]) if within else set(self.agents)
+        found = [line for first, line in self.branches.items() if first != within and node in line]
+        return max((line for line in found if inside.issuperset(line)), key=len, default=(node,))
 
     @property
     def agents(self) -> tuple[str, ...]:
-        """The agents that leave notes."""
-        return tuple(self.script)
+        """The agents and steps that change files, or see them."""
+        return (*self.script, *self.tallies)
+
+    def base(self, repo: str) -> dict[str, str]:
+        """Return the files that a session begins with: those of the user's checkout that git does not ignore."""
+        laid = {".gitignore": "*.cache\n", "staged.txt": "staged\n", "untracked.txt": "untracked\n"}
+        return {**self.repos[repo], **laid, "README.md": "changed\n"}
 
     def lay_out(self, directory: Path) -> Path:
         """Make the repositories and the pipeline file; returns the file."""
@@ -81,7 +118,11 @@ class Scenario:
 
 
 def _note(repo: str, agent: str, line: str) -> dict[str, Any]:
-    return {"name": f"{repo}:note", "args": {"line": line, "file": f"{agent}.log"}}
+    return _line(repo, f"{agent}.log", line)
+
+
+def _line(repo: str, file: str, line: str) -> dict[str, Any]:
+    return {"name": f"{repo}:note", "args": {"line": line, "file": file}}
 
 
 def _says(text: str) -> dict[str, Any]:
@@ -106,6 +147,7 @@ def _agent(*tools: str, **more: Any) -> dict[str, Any]:
 
 
 _LOOKS = {"tools": [{"name": "app:look", "args": {}}]}
+_LOOKS_AT_BACKEND = {"tools": [{"name": "backend:look", "args": {}}]}
 VERDICT = """
 import orchestra
 
@@ -116,6 +158,10 @@ def verdict(state):
 @orchestra.condition("verdict-on-branches")
 def verdict_on_branches(state):
     return ["a-one", "b-one"] if state["agent_outputs"]["critic"]["verdict"] == "revise" else "closer"
+
+@orchestra.condition("verdict-of-lead")
+def verdict_of_lead(state):
+    return ["api", "model", "page", "docs", "watcher"] if state["agent_outputs"]["lead"] == "revise" else "closer"
 """
 SURROUNDINGS: dict[str, Any] = {
     "providers": {"default": "offline", "offline": {"type": "scripted", "script": "script.yaml"}},
@@ -171,6 +217,7 @@ ROUND = Scenario(
         "closer": [_turn("closer", 1, repos=("app", "web"))],
     },
     files={"conditions/verdict.py": VERDICT},
+    tallies=("count",),
 )
 
 BRANCHES = Scenario(
@@ -225,10 +272,102 @@ BRANCHES = Scenario(
     branches={
         "a-one": ("a-one", "a-left", "a-more", "a-right", "a-last"),
         "a-left": ("a-left", "a-more"),
-        "b-one": ("b-one", "b-reader"),
+        "b-one": ("b-one", "count", "b-reader"),
     },
+    tallies=("count",),
     at_once=3,
 )
 """A fan-out of branches of several agents, one with a fan-out inside, and a loop around it."""
 
-SCENARIOS = {scenario.name: scenario for scenario in (ROUND, BRANCHES)}
+
+def _settles(turn: int) -> list[dict[str, Any]]:
+    """Resolve two conflicts in replies of their own, with other work before, between and after."""
+    return [
+        {"tools": [_note("backend", "lead", f"{turn}.1")]},
+        {"tools": [_written("routes.txt", turn)]},
+        {"tools": [_note("backend", "lead", f"{turn}.2"), _note("frontend", "lead", f"{turn}.1")]},
+        {"tools": [_written("schema.txt", turn), _note("backend", "lead", f"{turn}.3")]},
+        {**_says("revise" if turn == 1 else "approve")},
+    ]
+
+
+def _written(path: str, turn: int) -> dict[str, Any]:
+    return {"name": "backend:write-file", "args": {"path": path, "content": f"settled-{turn}\n"}}
+
+
+def _clashes(agent: str, turn: int) -> list[dict[str, Any]]:
+    """Change two files that the other one changes too."""
+    both = [_line("backend", path, f"{agent}-{turn}") for path in ("routes.txt", "schema.txt")]
+    return [{"tools": [_note("backend", agent, f"{turn}.1")]}, {"tools": both}, _says(f"{agent} {turn}")]
+
+
+def _slow(seconds: float, replies: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**reply, "delay": seconds} for reply in replies]
+
+
+_NOTES = {"note": {"command": NOTE, "args": {"line": {}, "file": {}}}}
+
+MEETING = Scenario(
+    name="meeting",
+    repos={
+        "backend": {"routes.txt": "first\n", "schema.txt": "first\n", "README.md": "backend\n"},
+        "frontend": {"page.html": "1\n", "README.md": "frontend\n"},
+    },
+    pipeline={
+        "name": "meeting",
+        "providers": SURROUNDINGS["providers"],
+        "workspace": {
+            "repos": {
+                "backend": {"path": "../backend", "copy": ["*.cache"], "setup": SETUP},
+                "frontend": {"path": "../frontend"},
+            },
+            "tools": {
+                "backend": {**_NOTES, "look": {"command": LOOK, "args": {}, "writes": False}},
+                "frontend": _NOTES,
+            },
+        },
+        "agents": {
+            "api": _agent("backend:note"),
+            "model": _agent("backend:note"),
+            "store": _agent("backend:note", "backend:git-commit"),
+            "page": _agent("frontend:note"),
+            "docs": _agent("backend:note", "frontend:note"),
+            "watcher": _agent("backend:look"),
+            "lead": _agent("backend:note", "backend:write-file", "frontend:note"),
+            "closer": _agent("backend:note", "frontend:note"),
+        },
+        "conditions": "conditions",
+        "graph": [
+            {"from": "START", "to": ["api", "model", "page", "docs", "watcher"]},
+            {"from": "model", "to": "store"},
+            {"from": ["page", "api", "store", "docs", "watcher"], "to": "lead"},
+            {
+                "from": "lead",
+                "to": ["api", "model", "page", "docs", "watcher", "closer"],
+                "condition": "verdict-of-lead",
+                "max_loops": 1,
+            },
+            {"from": "closer", "to": "END"},
+        ],
+    },
+    script={
+        "api": [_clashes("api", turn) for turn in (1, 2)],
+        "model": [_clashes("model", turn) for turn in (1, 2)],
+        "store": [_turn("store", turn, repos=("backend",)) for turn in (1, 2)],
+        "page": [_slow(0.02, [*_turn("page", turn, repos=("frontend",))[:2], _says("page")]) for turn in (1, 2)],
+        "docs": [
+            [{"tools": [_note("backend", "docs", f"{turn}.1"), _note("frontend", "docs", f"{turn}.1")]}, _says("docs")]
+            for turn in (1, 2)
+        ],
+        "watcher": [_slow(0.05, [_LOOKS_AT_BACKEND, _LOOKS_AT_BACKEND, _says("seen")]) for _ in (1, 2)],
+        "lead": [_settles(turn) for turn in (1, 2)],
+        "closer": [[*_turn("closer", 1, repos=("backend", "frontend"))[:2], _says("closed")]],
+    },
+    files={"conditions/verdict.py": VERDICT},
+    branches={"model": ("model", "store")},
+    settling="lead",
+    at_once=5,
+)
+"""Parallel writers of uneven length in two repos: two conflict in two files, others merge cleanly behind that."""
+
+SCENARIOS = {scenario.name: scenario for scenario in (ROUND, BRANCHES, MEETING)}
