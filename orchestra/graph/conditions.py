@@ -158,7 +158,7 @@ class ConditionRegistry:
         limit = asyncio.timeout(self._time_limit)
         try:
             async with limit:
-                returned = await _call(condition.function, read_only(state))
+                returned = await _call(condition.function, read_only(_public(state)))
         except Exception as error:
             if limit.expired():
                 message = f"has not ended after {self._time_limit:g} seconds"
@@ -241,6 +241,11 @@ def _record() -> Iterator[list[Condition]]:
         yield recorded
     finally:
         _recording.reset(token)
+
+
+def _public(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out Orchestra's own bookkeeping, whose names begin with an underscore."""
+    return {name: value for name, value in state.items() if not name.startswith("_")}
 
 
 async def _call(function: Callable[..., Any], state: Any) -> Any:
