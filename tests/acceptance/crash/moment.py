@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tests.acceptance.crash.scenario import PERSON
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -84,6 +86,9 @@ class Moment:
                 yield from ((node, turns + 1, change) for change in own[: self._answered()])
 
     def _turns(self, node: str) -> int:
+        if node == PERSON:
+            waits = sum(bool(record) for record in (self.state.get("_merging") or {}).values())
+            return len(self.state.get("_conflicts") or {}) - waits
         return int((self.state.get("turns") or {}).get(node, 0))
 
     def _hidden(self) -> set[str]:
