@@ -22,7 +22,8 @@ Resolver = Literal["agent", "human", "fail"]
 
 Record = dict[str, Any]
 """An open conflict as the state holds it: `n`, `join`, `target`, `repo`, `slot`, `side`, `ours`, `theirs`, `commit`,
-`resolver`, `conflict` (its paths, stages and marker tree), `who` (`[[agents], [agents]]`) and `sides`."""
+`resolver`, `conflict` (its paths, stages and marker tree), `who` (`[[agents], [agents]]`), `sides`, and `reached` (repo
+→ the first side that is not merged yet)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from orchestra.runtime.drive import SessionResult
     from orchestra.runtime.observability import Event
 
-RESOLVERS = {"agent": "the agent behind the join resolves it", "human": "a person has to", "fail": "the session stops"}
 _QUIET = frozenset({"checkpoint", "model_started", "tool_started", "snapshot_taken", "turn_stopped"})
 """Events that a plain log leaves out: the one that ends the same thing says more."""
 
@@ -58,7 +57,13 @@ class Progress:
                 lines.append(f"hint: {escape(record.error['hint'], keep_lines=True)}")
         if record.waiting_for:
             text = escape(record.waiting_for["text"], keep_lines=True)
-            lines.append(f"{record.waiting_for['agent']} waits for an answer:\n{text}")
+            lines.append(f"{record.waiting_for['agent']} waits for you:\n{text}")
+        for conflict in result.conflicts:
+            by = f"resolved by {conflict['resolved_by']}" if conflict["resolved_by"] else "not resolved by an agent"
+            agents = " and ".join(conflict["agents"])
+            lines.append(
+                escape(f"conflict in {conflict['repo']}: {conflict['path']} ({conflict['kind']}, {agents}), {by}")
+            )
         for repo, branch in result.branches.items():
             # The command has a line of its own: a narrow terminal would break a longer one in the branch's name.
             lines += [f"branch of {repo}: {branch}", f"  git log -p {branch}"]
@@ -138,7 +143,12 @@ def _what(kind: str, payload: Mapping[str, Any]) -> str | None:  # noqa: C901, P
 def _conflict(payload: Mapping[str, Any]) -> str:
     agents = " and ".join(payload["agents"])
     paths = ", ".join(path for path, _ in payload["paths"])
-    return f"CONFLICT: {agents} changed {paths} in {payload['repo']}; {RESOLVERS[payload['resolver']]}"
+    then = {
+        "agent": f"{payload['target']} resolves it",
+        "human": "a person has to resolve it",
+        "fail": "nobody may resolve it",
+    }
+    return f"CONFLICT: {agents} changed {paths} in {payload['repo']}; {then[payload['resolver']]}"
 
 
 def _tool(payload: Mapping[str, Any]) -> str:

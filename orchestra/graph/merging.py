@@ -173,9 +173,11 @@ class Merging:
         """
         settled = await run.settle(record, _clock(state))
         if settled.left and record["resolver"] == "fail":
-            raise SessionError(settled.left, code="merge-conflict", hint=settled.hint)
+            who = " and ".join(repr(name) for side in record["who"] for name in side)
+            message = f"the work of {who} conflicts {settled.left}; `on_conflict: fail` stops there"
+            raise SessionError(message, code="merge-conflict", hint=settled.hint)
         if settled.left:
-            text = f"{settled.left}\n{settled.hint}" if settled.hint else settled.left
+            text = f"a conflict is yours to resolve, {settled.left}\n{settled.hint}"
             interrupt({"question": {"agent": record["target"], "text": text}})
         snapshot = newest_snapshot(state.get("snapshot"), settled.snapshot)
         position = moved(position_at(state, _place_of(record)), settled.snapshot)

@@ -160,9 +160,9 @@ class TurnNode:
         if record := open_record(state, self._name):
             solved = {**state["_conflicts"][str(record["n"])], "resolved_by": self._name}
             update["_conflicts"] = {str(record["n"]): solved}
-            # With the clock that the turn began with: run again after a kill, it makes the same merges.
-            now = with_update(state, update, self._reduce) | {"clock": state.get("clock", "")}
-            rest = await self._merging.go_on(record, position, now, run)
+            # The clock is still that of the turn's start: made again after a kill, the commits have to be the same.
+            resolved = {**with_update(state, update, self._reduce), "clock": state.get("clock", "")}
+            rest = await self._merging.go_on(record, position, resolved, run)
             update = with_update(update, rest.update, self._reduce)
             if rest.record is not None:
                 return self._once_more(rest, update, run)

@@ -83,8 +83,8 @@ def how_to_resolve(tree: Worktree) -> str:
     """Return the commands with which a person looks at a conflict and resolves it."""
     place = f"git -C {shlex.quote(str(tree.path))}"
     return (
-        f"look: `{place} status` and `{place} diff`; edit the files, mark each with `{place} add FILE` "
-        f"(or `rm FILE`), then run `orchestra resume {tree.session}`"
+        f"look at it, mend each file and mark it with `add` (or `rm`), or commit the merge; then resume:\n"
+        f"  {place} status\n  {place} diff\n  {place} add FILE\n  orchestra resume {tree.session}"
     )
 
 

@@ -59,24 +59,29 @@ class Joiner:
         """Held while a conflict gets its number: joins of several branches may conflict at the same time."""
 
     async def merge(self, request: MergeRequest) -> Merged:
-        """Merge repo by repo and side by side; stop at the first conflict.
+        """Merge repo by repo and side by side, in each up to its first conflict; the first one of all is opened.
 
         Raises:
             GitError: Git could not do its part.
         """
         placing = _Placing(request, self._files)
+        record: Record | None = None
         for repo in placing.repos:
-            ours, start = placing.begin(repo)
-            for number in range(start, len(request.sides)):
+            ours, number = placing.begin(repo)
+            while number < len(request.sides):
                 theirs = request.sides[number].commits.get(repo, ours)
                 merged = await self._pair(request, repo, ours, number, theirs)
                 if isinstance(merged, Conflict):
-                    record = await self._record(request, repo, ours, number, theirs, merged)
-                    placing.stop(repo, record["commit"])
-                    return Merged(placing.snapshot, placing.position, record, {str(record["n"]): _told(record)})
-                ours = merged
-            placing.put(repo, ours)
-        return Merged(placing.snapshot, placing.position)
+                    if record is None:
+                        record = await self._record(request, repo, ours, number, theirs, merged)
+                        ours = record["commit"]
+                    break
+                ours, number = merged, number + 1
+            placing.put(repo, ours, reached=number)
+        if record is None:
+            return Merged(placing.snapshot, placing.position)
+        record["reached"] = placing.reached
+        return Merged(placing.snapshot, placing.position, record, {str(record["n"]): _told(record)})
 
     async def _pair(self, request: MergeRequest, repo: str, ours: str, number: int, theirs: str) -> str | Conflict:
         if ours == theirs:
@@ -137,7 +142,7 @@ class Joiner:
             "who": who,
             "sides": [one.as_json() for one in request.sides],
         }
-        details = {key: record[key] for key in ("n", "repo", "join", "resolver", "commit")}
+        details = {key: record[key] for key in ("n", "repo", "join", "target", "resolver", "commit")}
         self._log.emit("conflict", {**details, "paths": record["conflict"]["paths"], "agents": [*who[0], *who[1]]})
         return record
 
@@ -242,9 +247,8 @@ class _Placing:
         self.repos = list(request.snapshot.get(SESSION_SLOT, {}))
         self.snapshot: Snapshot = {}
         self.position: Position = dict(request.position)
-        after = request.after
-        if after is not None:
-            self.repos = self.repos[self.repos.index(after["repo"]) :]
+        self.reached: dict[str, int] = {}
+        """Repo → the first side that is not merged yet."""
 
     def begin(self, repo: str) -> tuple[str, int]:
         """Return the commit that is merged into, and the first side to merge."""
@@ -253,16 +257,11 @@ class _Placing:
             return self._request.sides[0].commits[repo], 1
         known = self._request.snapshot.get(self.position.get(repo, SESSION_SLOT), {}).get(repo)
         commit = known["commit"] if known else self._request.sides[0].commits[repo]
-        return commit, after["side"] + 1 if after["repo"] == repo else 1
+        return commit, after["reached"][repo] + (after["repo"] == repo)
 
-    def stop(self, repo: str, commit: str) -> None:
-        """Put the commit with the markers in its place, and leave the repos behind it where merging begins."""
-        self.put(repo, commit)
-        for other in self.repos[self.repos.index(repo) + 1 :]:
-            self.put(other, self.begin(other)[0])
-
-    def put(self, repo: str, commit: str) -> None:
+    def put(self, repo: str, commit: str, *, reached: int) -> None:
         """Let the files of a repo be those of a commit, in the slot of the merge unless they are so already."""
+        self.reached[repo] = reached
         where = self._where(repo)
         known = self._request.snapshot.get(where, {}).get(repo)
         if known is None or known["commit"] != commit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,8 @@ async def remove_worktree(
     failpoint("worktree-forgotten")
     if away is not None and whole:
         await asyncio.to_thread(shutil.rmtree, away, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            away.parent.rmdir()
     return rescue
 
 

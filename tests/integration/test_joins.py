@@ -294,3 +294,64 @@ def verdict(state):
     files = contents(workshop, result.commits["repo"])
     assert {"a1.txt", "a2.txt", "b1.txt", "b2.txt"} <= files.keys()
     assert_consistent(workshop, result)
+
+
+async def test_what_is_clean_in_other_repos_is_merged_before_a_conflict_is_resolved(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    from orchestra.testing import git_repo
+
+    for name in ("back", "front"):
+        git_repo(tmp_path / name, {"x.txt": "0\n"})
+
+    def write(repo: str, path: str, text: str) -> dict[str, Any]:
+        return writes(path, text, name=f"{repo}:write-file")
+
+    both = ["back:write-file", "front:write-file", "front:read-file"]
+    script = {
+        "a": [[write("back", "x.txt", "1\n"), write("front", "x.txt", "1\n"), says("a")]],
+        "b": [[write("back", "x.txt", "2\n"), says("b")]],
+        "c": [[write("front", "c.txt", "c\n"), says("c")]],
+        "d": [[write("front", "x.txt", "4\n"), says("d")]],
+        "t": [
+            [
+                {"tools": [{"name": "front:read-file", "args": {"path": "c.txt"}}]},
+                write("back", "x.txt", "12\n"),
+                says("one"),
+            ],
+            [write("front", "x.txt", "14\n"), says("two")],
+        ],
+    }
+    names = list(script)
+    graph: list[dict[str, Any]] = [
+        {"from": "START", "to": names[:-1]},
+        {"from": names[:-1], "to": "t"},
+        {"from": "t", "to": "END"},
+    ]
+    path = workshop.pipeline(
+        {
+            "name": "team",
+            "workspace": {"repos": {name: {"path": str(tmp_path / name)} for name in ("back", "front")}},
+            "agents": {name: agent(tools=both) for name in names},
+            "graph": graph,
+        },
+        script=script,
+    )
+
+    result = await workshop.run(path)
+
+    assert result.record.status == "completed", result.record.error
+    read = next(
+        event for event in workshop.events if event.type == "tool_ended" and event.payload["tool"].endswith("read-file")
+    )
+    assert read.payload["ok"]
+    assert [(one["repo"], one["agents"], one["resolved_by"]) for one in result.conflicts] == [
+        ("back", ["a", "b"], "t"),
+        ("front", ["a", "d"], "t"),
+    ]
+    from orchestra.testing import GitRepo
+
+    front = GitRepo(tmp_path / "front")
+    assert front.git("show", f"{result.commits['front']}:x.txt") == "14"
+    assert front.git("show", f"{result.commits['front']}:c.txt") == "c"
+    assert front.git("rev-parse", result.branches["front"]) == result.commits["front"]
