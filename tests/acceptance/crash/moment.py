@@ -101,12 +101,10 @@ class Moment:
 
     def _behind_a_conflict(self) -> Iterator[str]:
         """Yield what a join has taken up and not merged yet: it stopped at a conflict, repo by repo, side by side."""
-        repos = list(self.scenario.repos)
         for record in (self.state.get("_merging") or {}).values():
             if record:
-                merged = {-1: len(record["sides"]), 0: record["side"] + 1}
-                order = repos.index(self.repo) - repos.index(record["repo"])
-                yield from (name for name, _, _ in record["sides"][merged.get(max(order, -1), 1) :])
+                first = record["reached"][self.repo] + (record["repo"] == self.repo)
+                yield from (name for name, _, _ in record["sides"][first:])
 
     def _waiting_elsewhere(self) -> set[str]:
         """Return what has arrived at a join that has not taken it up, and stands in another worktree."""
