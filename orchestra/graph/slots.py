@@ -28,8 +28,6 @@ class Slots:
 
     _apart: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Node → repo → slot, where that is not the session's."""
-    _before: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """What leads to a node."""
     _retired: Mapping[str, Mapping[str, frozenset[str]]] = field(default_factory=dict)
 
     def of(self, node: str, repo: str) -> str:
@@ -40,9 +38,17 @@ class Slots:
         """Return the slot for each repo in which a node works elsewhere than in the session's slot."""
         return self._apart.get(node, {})
 
-    def before(self, node: str, repo: str) -> frozenset[str]:
-        """Return the other slots in which what leads to a node worked: where its own slot is new, it begins there."""
-        return frozenset(self.of(one, repo) for one in self._before.get(node, ())) - {self.of(node, repo)}
+    def claims(self, writes: Mapping[str, Collection[str]]) -> dict[str, frozenset[tuple[str, str]]]:
+        """Return node → the `(slot, repo)` in which it may write; `writes` names the repos."""
+        return {node: frozenset((self.of(node, repo), repo) for repo in repos) for node, repos in writes.items()}
+
+    def of_branches(self) -> dict[str, frozenset[str]]:
+        """Return repo → all slots but the session's."""
+        slots: dict[str, set[str]] = {}
+        for apart in self._apart.values():
+            for repo, slot in apart.items():
+                slots.setdefault(repo, set()).add(slot)
+        return {repo: frozenset(names) for repo, names in slots.items()}
 
     def retired_by(self, join: str) -> dict[str, frozenset[str]]:
         """Return, for each repo, the slots that are done with once a join has merged its branches."""
@@ -74,7 +80,7 @@ def assign_slots(
         for node, slot in _Assignment(graph, users, writers).all(levels).items():
             if slot != SESSION_SLOT:
                 apart.setdefault(node, {})[repo] = slot
-    slots = Slots(apart, topology.predecessors)
+    slots = Slots(apart)
     return replace(slots, _retired={join: _retired(join, slots, graph, branches) for join in topology.joins})
 
 

@@ -122,3 +122,26 @@ class BranchFollower:
 
     def _place(self, repo: str, slot: str) -> str | None:
         return worktree_place(self._session, slot).as_posix() if repo in self._worktrees else None
+
+
+async def branch_positions(
+    git: GitManager, workspace: Workspace, named: Mapping[str, Collection[str]] | None
+) -> dict[str, str | None]:
+    """Return where each branch is, if one of the session's checkpoints put it there; else where it should be.
+
+    Args:
+        git: Starts git.
+        workspace: The repositories.
+        named: Repo → the commits that the session's checkpoints name; None: there is no checkpoint, so the session has
+            not been driven, and its branches need not be there.
+    """
+    positions: dict[str, str | None] = {}
+    for name, repo in workspace.repos.items():
+        if repo.branch is None:
+            continue
+        found = await git.read_ref(repo.repository, f"refs/heads/{repo.branch}")
+        if found is None and named is None:
+            positions[name] = None
+        else:
+            positions[name] = found if found in {repo.base, *(named or {}).get(name, ())} else repo.base
+    return positions

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sqlite3
 import traceback
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,7 @@ from orchestra.agents.context import SESSION_SLOT
 from orchestra.errors import OrchestraError, SessionError
 from orchestra.graph.compiler import GraphCompiler, entries
 from orchestra.graph.nodes import GraphContext
-from orchestra.runtime.branches import BranchFollower
+from orchestra.runtime.branches import BranchFollower, branch_positions
 from orchestra.runtime.checkpoints import OrchestraSaver
 from orchestra.runtime.database import open_database
 from orchestra.runtime.ending import leave_on_branches, merge_at_end
@@ -22,14 +21,13 @@ from orchestra.runtime.joining import Joiner
 from orchestra.runtime.machine import database_error, machine_error, resumable
 from orchestra.runtime.observability import ObservabilityLogger
 from orchestra.runtime.remains import tell_remains
-from orchestra.runtime.removal import empty_trash
 from orchestra.runtime.running import SessionRun, timed_out
 from orchestra.runtime.setup import Setup
-from orchestra.runtime.snapshots import WorkspaceSnapshotIndex, remove_scratch
+from orchestra.runtime.slotfiles import SlotFiles
+from orchestra.runtime.snapshots import WorkspaceSnapshotIndex
 from orchestra.runtime.standing import Standing
 from orchestra.runtime.stopping import StopGate, finish, forget_cancellation, in_full
 from orchestra.runtime.store import SessionRecord, SessionRow, Status, read_session
-from orchestra.runtime.turnfiles import SessionFiles
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -149,7 +147,8 @@ class _Drive:
         index = WorkspaceSnapshotIndex(self._connection, self._saver.lock, self._session)
         await index.setup()
         await self._log.start()
-        positions, used = await self._branch_positions(), self._repos_with_worktrees()
+        positions = await branch_positions(self._git, self._workspace, await self._standing.named_commits())
+        used = self._repos_with_worktrees()
         follower = BranchFollower(self._git, self._workspace, index, self._session, positions, used, self._log.emit)
         self._saver.after_put = follower.follow
         self._saver.before_put = self._log.flush
@@ -169,9 +168,6 @@ class _Drive:
         for notice in self._notices:
             self._log.emit(*notice.event)
         try:
-            for repo in self._workspace.repos.values():
-                remove_scratch(repo.repository, self._session)
-                await empty_trash(repo.repository, self._session)
             run = await self._session_run()
             run.files.let_go_first(await self._standing.interrupted_turns())
             if not any((await self._standing.merging()).values()):
@@ -209,12 +205,12 @@ class _Drive:
 
     async def _session_run(self) -> SessionRun:
         """Return what the graph gets of the runtime, as of the session's last checkpoints."""
-        files = SessionFiles(
+        files = SlotFiles(
             self._git,
             self._worktrees,
             self._workspace,
             await self._standing.newest_snapshot(),
-            claims=self._claims(),
+            claims=self._pipeline.slots.claims({name: node.writes for name, node in self._pipeline.nodes.items()}),
             pipeline=self._pipeline.pipeline.name,
             session=self._session,
             prepare=Setup(self._git, self._setup_commands(), self._session).prepare,
@@ -229,24 +225,10 @@ class _Drive:
             self._saver,
             self._log,
             self._pipeline.pipeline.limits,
-            await self._known_failures(),
+            await self._standing.failed_attempts(),
             self._gate,
             await self._standing.begun_turns(),
         )
-
-    def _claims(self) -> dict[str, frozenset[tuple[str, str]]]:
-        slots = self._pipeline.slots
-        return {
-            name: frozenset((slots.of(name, repo), repo) for repo in node.writes)
-            for name, node in self._pipeline.nodes.items()
-        }
-
-    def _branch_slots(self) -> dict[str, set[str]]:
-        slots: dict[str, set[str]] = {}
-        for node in self._pipeline.nodes:
-            for repo, slot in self._pipeline.slots.apart(node).items():
-                slots.setdefault(repo, set()).add(slot)
-        return slots
 
     def _tell(self, kind: str, payload: dict[str, Any], turn: TurnRequest | None) -> None:
         if turn is None:
@@ -298,38 +280,8 @@ class _Drive:
         held = snapshot.get(SESSION_SLOT, {})
         return {name: held[name]["commit"] if name in held else base for name, base in self._workspace.bases.items()}
 
-    async def _branch_positions(self) -> dict[str, str | None]:
-        """Return where each branch is, if one of the session's checkpoints put it there; else where it should be.
-
-        Without a checkpoint the session has not been driven, and its branches need not be there.
-        """
-        positions: dict[str, str | None] = {}
-        async with self._saver.lock:
-            rows = list(
-                await self._connection.execute_fetchall(
-                    "SELECT CAST(metadata AS TEXT) ->> '$.orchestra.repos' FROM checkpoints WHERE checkpoint_ns = ''"
-                )
-            )
-        for name, repo in self._workspace.repos.items():
-            if repo.branch is None:
-                continue
-            known = {repo.base, *(json.loads(row[0]).get(name) for row in rows if row[0])}
-            found = await self._git.read_ref(repo.repository, f"refs/heads/{repo.branch}")
-            if found is None and not rows:
-                positions[name] = None
-            else:
-                positions[name] = found if found in known else repo.base
-        return positions
-
     def _repos_with_worktrees(self) -> frozenset[str]:
         return frozenset(repo for node in self._pipeline.nodes.values() for repo in node.worktrees)
-
-    async def _known_failures(self) -> frozenset[tuple[str, int, int]]:
-        async with self._saver.lock:
-            rows = await self._connection.execute_fetchall(
-                "SELECT node, turn, attempt FROM events WHERE type = 'turn_failed'"
-            )
-        return frozenset((row[0], row[1], row[2]) for row in rows)
 
     async def _settle(self, run: SessionRun) -> None:
         """Read from the graph's state how the drive ended; failures come before questions."""
@@ -360,7 +312,7 @@ class _Drive:
         if conflict is not None:
             await self._fail(await leave_on_branches(self._git, self._workspace, conflict))
             return
-        run.retire(self._branch_slots())
+        run.retire(self._pipeline.slots.of_branches())
         await run.retired()
         self._log.emit("session_completed")
         await self._log.flush()

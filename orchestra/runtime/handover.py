@@ -6,7 +6,15 @@ import shlex
 from typing import TYPE_CHECKING
 
 from orchestra.agents.context import TurnFailed
-from orchestra.runtime.conflicts import open_conflict, unresolved
+from orchestra.errors import GitError
+from orchestra.runtime.conflicts import (
+    adopt_submodules,
+    conflict_paths,
+    mark_resolved,
+    open_conflict,
+    unmerged_paths,
+    unresolved,
+)
 from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.merges import Conflict
 from orchestra.runtime.notices import listed
@@ -66,19 +74,6 @@ async def what_is_left(git: GitManager, tree: Worktree, record: Record, files: s
     return _described(record, left) if left else ""
 
 
-async def refuse_unresolved(git: GitManager, tree: Worktree, record: Record, files: str, *, agent: str) -> None:
-    """Refuse the end of a turn that has left something of its conflict; the worktree is a person's then.
-
-    Raises:
-        TurnFailed: `unresolved-conflict`.
-    """
-    left = await what_is_left(git, tree, record, files)
-    if left:
-        hand_over(tree, record)
-        message = f"{agent!r} has ended its turn and left a conflict unresolved: {left}"
-        raise TurnFailed(message, code="unresolved-conflict", retry="mend", hint=how_to_resolve(tree))
-
-
 def how_to_resolve(tree: Worktree) -> str:
     """Return the commands with which a person looks at a conflict and resolves it."""
     place = f"git -C {shlex.quote(str(tree.path))}"
@@ -92,3 +87,64 @@ def _described(record: Record, left: Sequence[Unresolved]) -> str:
     reasons = {"unmerged": "not resolved", "markers": "conflict markers are left"}
     names = listed([f"{one.path} ({reasons[one.reason]})" for one in left])
     return f"in {record['repo']!r}: {names}"
+
+
+class TurnConflict:
+    """The conflict that a turn has to resolve.
+
+    Args:
+        git: Starts git.
+        tree: Where.
+        record: The conflict.
+        unmerged: The paths that were still to be resolved at the turn's last snapshot; None: all.
+        agent: Whose turn it is.
+    """
+
+    def __init__(
+        self, git: GitManager, tree: Worktree, record: Record, unmerged: Collection[str] | None, *, agent: str
+    ) -> None:
+        self._git = git
+        self._tree = tree
+        self._record = record
+        self._agent = agent
+        self._conflict = Conflict.from_json(record["conflict"])
+        self.repo: str = record["repo"]
+        self.sides: tuple[str, str] = (record["ours"], record["theirs"])
+        """The two commits that the turn's one merges."""
+        self.unmerged = conflict_paths(self._conflict) if unmerged is None else tuple(unmerged)
+        """The paths that are still to be resolved, as of the last snapshot."""
+
+    async def touched(self, paths: Sequence[str]) -> None:
+        """Take what a tool did to files for the resolution of their conflicts."""
+        await mark_resolved(self._git, self._tree, paths)
+
+    async def got_on(self) -> bool:
+        """Look again which paths are unmerged; tells whether they are others than before."""
+        before = self.unmerged
+        try:
+            self.unmerged = await unmerged_paths(self._git, self._tree)
+        except GitError as error:
+            if error.code != "conflict-index-broken":
+                raise
+            self.unmerged = conflict_paths(self._conflict)
+        return self.unmerged != before
+
+    async def adopt_submodules(self) -> None:
+        """Take the submodules' commits that were chosen in the index, before the last snapshot."""
+        await adopt_submodules(self._git, self._tree, self._conflict)
+
+    async def refuse_unresolved(self, commit: str) -> None:
+        """Refuse the end of a turn that has left something of its conflict; the worktree is a person's then.
+
+        Args:
+            commit: The files at the turn's end.
+
+        Raises:
+            TurnFailed: `unresolved-conflict`.
+        """
+        files = await self._git.tree_of(self._tree, commit)
+        left = await what_is_left(self._git, self._tree, self._record, files)
+        if left:
+            hand_over(self._tree, self._record)
+            message = f"{self._agent!r} has ended its turn and left a conflict unresolved, {left}"
+            raise TurnFailed(message, code="unresolved-conflict", retry="mend", hint=how_to_resolve(self._tree))

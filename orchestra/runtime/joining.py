@@ -15,8 +15,7 @@ from orchestra.runtime.handover import hand_over, how_to_resolve, is_handed_over
 from orchestra.runtime.merges import Conflict, merge_commits
 from orchestra.runtime.restore import restore, stand_on
 from orchestra.runtime.staging import stage
-from orchestra.runtime.turnfiles import date_of
-from orchestra.runtime.turns import merge_message, pin
+from orchestra.runtime.turns import date_of, merge_message, pin
 from orchestra.runtime.worktree import raw_head, remember_head
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from orchestra.agents.meeting import MergeRequest, Position, Record, Side
     from orchestra.runtime.git import GitManager, Repository, Worktree
     from orchestra.runtime.observability import ObservabilityLogger
-    from orchestra.runtime.turnfiles import SessionFiles
+    from orchestra.runtime.slotfiles import SlotFiles
     from orchestra.runtime.workspace import Workspace
     from orchestra.runtime.worktree import WorktreeManager
 
@@ -47,7 +46,7 @@ class Joiner:
         git: GitManager,
         worktrees: WorktreeManager,
         workspace: Workspace,
-        files: SessionFiles,
+        files: SlotFiles,
         log: ObservabilityLogger,
     ) -> None:
         self._git = git
@@ -241,7 +240,7 @@ class Joiner:
 class _Placing:
     """Puts what a merge gives into slots."""
 
-    def __init__(self, request: MergeRequest, files: SessionFiles) -> None:
+    def __init__(self, request: MergeRequest, files: SlotFiles) -> None:
         self._request = request
         self._files = files
         self.repos = list(request.snapshot.get(SESSION_SLOT, {}))

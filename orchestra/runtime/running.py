@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from orchestra.runtime.git import GitManager
     from orchestra.runtime.joining import Joiner
     from orchestra.runtime.observability import ObservabilityLogger
+    from orchestra.runtime.slotfiles import SlotFiles
     from orchestra.runtime.stopping import StopGate, TurnCalls
-    from orchestra.runtime.turnfiles import SessionFiles, TurnFiles
+    from orchestra.runtime.turnfiles import TurnFiles
     from orchestra.runtime.workspace import Workspace
 
 
@@ -54,7 +55,7 @@ class SessionRun:
         self,
         session: str,
         workspace: Workspace,
-        files: SessionFiles,
+        files: SlotFiles,
         joiner: Joiner,
         git: GitManager,
         saver: OrchestraSaver,

@@ -5,6 +5,7 @@ A branch is a graph of its own: while it runs, the root's last checkpoint knows 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +117,26 @@ class Standing:
             if branch is not None and inside is not None:
                 yield branch, inside.values
                 yield from self._open_branches(inside)
+
+    async def failed_attempts(self) -> frozenset[tuple[str, int, int]]:
+        """Return `(node, turn, attempt)` of every attempt that has failed."""
+        async with self._saver.lock:
+            rows = await self._saver.conn.execute_fetchall(
+                "SELECT node, turn, attempt FROM events WHERE type = 'turn_failed'"
+            )
+        return frozenset((row[0], row[1], row[2]) for row in rows)
+
+    async def named_commits(self) -> dict[str, set[str]] | None:
+        """Return repo → the commits that the root's checkpoints name; None: there is no checkpoint."""
+        async with self._saver.lock:
+            rows = await self._saver.conn.execute_fetchall(
+                "SELECT CAST(metadata AS TEXT) ->> '$.orchestra.repos' FROM checkpoints WHERE checkpoint_ns = ''"
+            )
+        named: dict[str, set[str]] = {}
+        for (text,) in rows:
+            for repo, commit in json.loads(text or "{}").items():
+                named.setdefault(repo, set()).add(commit)
+        return named if rows else None
 
     async def _turns_under_way(self) -> list[Under]:
         begun = await self._begun()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from orchestra.agents.context import SESSION_SLOT
@@ -16,7 +17,6 @@ from orchestra.runtime.worktree import safe_name, stamp
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
     from pathlib import Path
 
     from orchestra.runtime.git import GitManager, Place, Repository
@@ -200,3 +200,8 @@ def _clashes(name: str, taken: set[str]) -> bool:
     parts = name.split("/")
     above = {"/".join(parts[:length]) for length in range(1, len(parts) + 1)}
     return bool(above & taken) or any(other.startswith(name + "/") for other in taken)
+
+
+def date_of(text: str) -> datetime:
+    """Return the time that the state names, as the date of a commit."""
+    return datetime.fromisoformat(text) if text else datetime.fromtimestamp(0, UTC)
