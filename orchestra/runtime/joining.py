@@ -16,6 +16,7 @@ from orchestra.runtime.merges import Conflict, merge_commits
 from orchestra.runtime.restore import restore, stand_on
 from orchestra.runtime.staging import stage
 from orchestra.runtime.turns import date_of, merge_message, pin
+from orchestra.runtime.worktree import raw_head, remember_head
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -191,8 +192,10 @@ class Joiner:
             await pin(
                 self._git, tree, f"refs/orchestra/{self._files.session}/turn/{slot}", commit, expected=record["ours"]
             )
+            if raw_head(tree) == commit:  # the person's own commit is kept now: there is nothing to rescue
+                remember_head(tree, commit)
             await stand_on(self._git, tree, commit)
-            tree.handed_mark.unlink(missing_ok=True)
+            # The mark stays: after a kill before the checkpoint this is found done, and nobody is asked again.
         self._log.emit("conflict_resolved", {"n": record["n"], "repo": repo, "commit": commit})
         entry = {"commit": commit, "n": self._files.next_number(slot, repo)}
         return Settled({slot: {repo: entry}})

@@ -29,48 +29,49 @@ STARTING = (
     "session-created", "session-directory-made", "session-prepared", "status-due", "status-written",
 )  # fmt: skip
 WORKING = (
-    "branch-moved", "checkpoint-due", "checkpoint-indexed", "checkpoint-written", "copies-placed", "event-checkpoint",
-    "event-condition_chose", "event-model_ended", "event-model_started", "event-note", "event-session_completed",
-    "event-setup_ended", "event-setup_started", "event-snapshot_taken", "event-tool_ended", "event-tool_started",
-    "event-turn_committed", "event-turn_ended", "event-turn_started", "event-warning", "events-due", "events-written",
-    "files-staged", "files-switched", "one-branch-moved", "rescue-kept", "restore-begun", "restored", "setup-due",
-    "setup-run", "snapshot-committed", "snapshot-pinned", "snapshot-taken", "tool-ended", "turn-commit-made",
-    "turn-committed", "turn-ending", "way-cleared", "worktree-filled", "worktree-on-commit", "worktree-ready",
-    "worktree-registered", "writes-due", "writes-stored",
+    "checkpoint-indexed", "copies-placed", "event-checkpoint", "event-condition_chose", "event-model_ended",
+    "event-model_started", "event-note", "event-session_completed", "event-setup_ended", "event-setup_started",
+    "event-snapshot_taken", "event-tool_ended", "event-tool_started", "event-turn_committed", "event-turn_ended",
+    "event-turn_started", "event-warning", "events-due", "events-written", "files-staged", "files-switched",
+    "rescue-kept", "restore-begun", "restored", "setup-due", "setup-run", "snapshot-committed", "snapshot-taken",
+    "tool-ended", "turn-commit-made", "turn-ending", "way-cleared",
+)  # fmt: skip
+STANDING = (
+    "branch-moved", "checkpoint-due", "checkpoint-written", "one-branch-moved", "snapshot-pinned", "turn-committed",
+    "worktree-filled", "worktree-on-commit", "worktree-ready", "worktree-registered", "writes-due", "writes-stored",
 )  # fmt: skip
 JOINING = (
     "event-merged", "merge-made", "merge-pinned", "merge-prepared", "removal-due", "worktree-away",
     "worktree-forgotten",
 )  # fmt: skip
-RESOLVING = (
-    "conflict-head-set", "conflict-kept", "conflict-laid-out", "conflict-opened", "conflict-paths-marked",
-    "conflict-paths-removed", "conflict-staged", "event-conflict",
+CONFLICTING = (
+    "conflict-described", "conflict-head-set", "conflict-kept", "conflict-laid-out", "conflict-opened",
+    "conflict-staged", "event-conflict",
 )  # fmt: skip
+RESOLVING = ("conflict-paths-marked", "conflict-paths-removed")
+HANDING = ("conflict-handed-over", "event-conflict_resolved", "event-session_paused")
 RESUMING = ("event-files_put_back", "event-session_resumed", "session-reopened")
 
-TRIED: dict[str, list[tuple[str, int]]] = {
-    "round": [
-        *((point, 1) for point in (*STARTING, *WORKING)),
-        *((point, 1) for point in RESUMING),
-    ],
-    "branches": [
-        *((point, 3) for point in ("checkpoint-due", "checkpoint-written", "writes-due", "writes-stored")),
-        *((point, 2) for point in ("merge-pinned", "snapshot-pinned", "turn-committed", "worktree-on-commit")),
-    ],
-    "meeting": [
-        *((point, 2) for point in (*JOINING, *RESOLVING)),
-        *((point, 2) for point in ("checkpoint-due", "checkpoint-written", "snapshot-pinned", "turn-committed")),
-        *((point, 2) for point in ("worktree-filled", "worktree-on-commit", "worktree-registered", "writes-stored")),
-    ],
-}
-"""Scenario → failpoint → at how many of its passes the session is killed; each point where it matters most."""
-AT_RANDOM = {"round": 12, "branches": 8, "meeting": 14}
-"""Scenario → trials with up to five kills at random instants."""
+ALWAYS = {*STARTING, *WORKING, *STANDING, *JOINING, *RESUMING}
 PASSED = {
-    "round": {*STARTING, *WORKING, *JOINING, *RESUMING},
-    "branches": {*STARTING, *WORKING, *JOINING, *RESUMING},
-    "meeting": {*STARTING, *WORKING, *JOINING, *RESOLVING, *RESUMING},
+    "round": ALWAYS,
+    "branches": ALWAYS,
+    "meeting": ALWAYS.union(CONFLICTING, RESOLVING),
+    "person": ALWAYS.union(CONFLICTING, HANDING),
 }
+"""Scenario → the failpoints that a run of it passes, or a resume."""
+TRIED: dict[str, list[tuple[str, int]]] = {
+    "round": [(point, 1) for point in (*STARTING, *WORKING, *RESUMING)],
+    "branches": [(point, 2) for point in ("checkpoint-written", "turn-committed", "writes-stored")],
+    "meeting": [
+        *((point, 1) for point in (*STANDING, *JOINING, *CONFLICTING)),
+        *((point, 2) for point in RESOLVING),
+    ],
+    "person": [(point, 1) for point in (*HANDING, "merge-made")],
+}
+"""Scenario → failpoint → at how many of its passes the session is killed: each where it matters most."""
+AT_RANDOM = {"round": 6, "branches": 5, "meeting": 6, "person": 3}
+"""Scenario → trials with up to five kills at random instants."""
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tests.acceptance.crash.checker import Reference, check_finished, check_killed, reference_of, user_side
 from tests.acceptance.crash.scenario import ROUND, Scenario
@@ -55,14 +55,12 @@ class Bench:
         trial = Trial.from_template(scenario, template, directory / "undisturbed")
         user = {name: user_side(repo) for name, repo in trial.repos.items()}
         started = time.monotonic()
-        document = trial.run(trace=directory / "run.trace")
-        assert document is not None
+        document = _to_its_end(trial, trial.run(trace=directory / "run.trace"), directory / "run.trace")
         reference = reference_of(trial, document, user, time.monotonic() - started)
         check_finished(trial, document, reference)
         again = Trial.from_template(scenario, template, directory / "resumed")
         assert again.run(LEFT_OPEN) is None
-        document = again.resume(trace=directory / "resume.trace")
-        assert document is not None
+        document = _to_its_end(again, again.resume(trace=directory / "resume.trace"), directory / "resume.trace")
         check_finished(again, document, reference)
         passes: dict[Phase, Counter[str]] = {
             "run": Counter((directory / "run.trace").read_text().split()),
@@ -94,7 +92,7 @@ class Bench:
             document = trial.resume(Kill(point, hit))
         else:
             document = trial.run(Kill(point, hit))
-        return self._finish(trial, [], document)
+        return self._finish(trial, _once(trial, Kill(point, hit)), document)
 
     def kill_at_random(self, seed: int, most: int = KILLS_OF_A_TRIAL) -> int:
         """Kill at random instants, again and again, then resume and check; returns how many kills hit.
@@ -112,10 +110,28 @@ class Bench:
 
     def _finish(self, trial: Trial, kills: Iterator[Kill] | list[Kill], document: dict[str, object] | None) -> int:
         further = iter(kills)
-        while document is None:
-            check_killed(trial, self.reference)
-            trial.leave_strangers()
+        while document is None or document["status"] == "paused":
+            check_killed(trial, self.reference, killed=document is None)
+            if document is None:
+                trial.leave_strangers()
+            else:
+                trial.resolve_by_hand(document)
             document = trial.resume(next(further, None))
         check_finished(trial, document, self.reference)
         shutil.rmtree(trial.directory)
         return len(trial.kills)
+
+
+def _once(trial: Trial, kill: Kill) -> Iterator[Kill]:
+    """Yield a kill until one has hit: a session that waits for a person runs in several processes."""
+    while not trial.kills:
+        yield kill
+
+
+def _to_its_end(trial: Trial, document: dict[str, Any] | None, trace: Path) -> dict[str, Any]:
+    """Do a person's part for as long as a session waits for it."""
+    while document is not None and document["status"] == "paused":
+        trial.resolve_by_hand(document)
+        document = trial.resume(trace=trace)
+    assert document is not None
+    return document

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tests.acceptance.crash.scenario import PERSON
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -84,6 +86,9 @@ class Moment:
                 yield from ((node, turns + 1, change) for change in own[: self._answered()])
 
     def _turns(self, node: str) -> int:
+        if node == PERSON:
+            waits = sum(bool(record) for record in (self.state.get("_merging") or {}).values())
+            return len(self.state.get("_conflicts") or {}) - waits
         return int((self.state.get("turns") or {}).get(node, 0))
 
     def _hidden(self) -> set[str]:
@@ -96,12 +101,10 @@ class Moment:
 
     def _behind_a_conflict(self) -> Iterator[str]:
         """Yield what a join has taken up and not merged yet: it stopped at a conflict, repo by repo, side by side."""
-        repos = list(self.scenario.repos)
         for record in (self.state.get("_merging") or {}).values():
             if record:
-                merged = {-1: len(record["sides"]), 0: record["side"] + 1}
-                order = repos.index(self.repo) - repos.index(record["repo"])
-                yield from (name for name, _, _ in record["sides"][merged.get(max(order, -1), 1) :])
+                first = record["reached"][self.repo] + (record["repo"] == self.repo)
+                yield from (name for name, _, _ in record["sides"][first:])
 
     def _waiting_elsewhere(self) -> set[str]:
         """Return what has arrived at a join that has not taken it up, and stands in another worktree."""

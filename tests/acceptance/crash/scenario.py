@@ -7,7 +7,7 @@ parallel agents write to the same file, whoever resolves that writes the whole o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from orchestra.testing import git_repo, write_script
@@ -24,6 +24,7 @@ What `setup` does to a file that git knows has to be put back; it fails where th
 """
 LOOK = 'for log in *.log; do if [ -e "$log" ]; then echo "$log" $(cat "$log"); fi; done'
 """What an agent that runs commands and writes nothing sees: it has to be the files of its checkpoint."""
+PERSON = "person"
 NOTE = "echo junk > junk.tmp; echo {line} >> {file}; sleep 0.003; rm junk.tmp"
 
 
@@ -53,13 +54,16 @@ class Scenario:
     """First agent of a branch that is a graph of its own → the agents and steps in it."""
     tallies: tuple[str, ...] = ()
     """Steps that leave a line in `tally.log` of `app`."""
-    settling: str = ""
-    """The agent that writes files anew in which others conflict."""
+    by_hand: tuple[str, tuple[str, ...]] | None = None
+    """The repo and the files in which a person resolves the conflicts."""
     at_once: int = 1
     """How many model calls may be under way at a time, and be paid again after a kill."""
 
     def changes(self, repo: str, node: str, turn: int) -> list[Change]:
         """Return what a turn of an agent or step does to a repo, call by call."""
+        if node == PERSON:
+            there, paths = self.by_hand or ("", ())
+            return [Change(path, f"settled-{turn}", whole=True) for path in paths if repo == there]
         if node in self.tallies:
             return [Change("tally.log", "tally")] if repo == "app" else []
         replies = self.script[node][turn - 1] if turn <= len(self.script.get(node, ())) else []
@@ -86,8 +90,8 @@ class Scenario:
 
     @property
     def agents(self) -> tuple[str, ...]:
-        """The agents and steps that change files, or see them."""
-        return (*self.script, *self.tallies)
+        """The agents and steps that change files, or see them, and the person where there is one."""
+        return (*self.script, *self.tallies, *([PERSON] if self.by_hand else []))
 
     def base(self, repo: str) -> dict[str, str]:
         """Return the files that a session begins with: those of the user's checkout that git does not ignore."""
@@ -365,9 +369,25 @@ MEETING = Scenario(
     },
     files={"conditions/verdict.py": VERDICT},
     branches={"model": ("model", "store")},
-    settling="lead",
     at_once=5,
 )
 """Parallel writers of uneven length in two repos: two conflict in two files, others merge cleanly behind that."""
 
-SCENARIOS = {scenario.name: scenario for scenario in (ROUND, BRANCHES, MEETING)}
+_GRAPH = [{**edge, "on_conflict": "human"} if edge["to"] == "lead" else edge for edge in MEETING.pipeline["graph"]]
+
+PERSON_RESOLVES = replace(
+    MEETING,
+    name="person",
+    pipeline={**MEETING.pipeline, "name": "person", "graph": _GRAPH},
+    script={
+        **MEETING.script,
+        "lead": [
+            [{"tools": [_note("backend", "lead", f"{turn}.1"), _note("frontend", "lead", f"{turn}.1")]}, _says(text)]
+            for turn, text in ((1, "revise"), (2, "approve"))
+        ],
+    },
+    by_hand=("backend", ("routes.txt", "schema.txt")),
+)
+"""The same, but that a person resolves the conflicts: by staging files the first time, by a commit the second."""
+
+SCENARIOS = {scenario.name: scenario for scenario in (ROUND, BRANCHES, MEETING, PERSON_RESOLVES)}

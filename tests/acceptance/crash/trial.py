@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestra.runtime.store import SessionFiles, session_ids, sessions_directory
+from tests.gitkit import git
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from orchestra.runtime.drive import SessionResult
     from tests.acceptance.crash.scenario import Scenario
 
+HANDED = "orchestra.handed"
+"""Says in a worktree's own directory of git that a person has it."""
 LONGEST_PAUSE = 0.01
 """Seconds; between two failpoints there is seldom more."""
 ORPHANS_END = 20.0
@@ -64,6 +67,8 @@ class Trial:
     """Those that hit."""
     strangers: list[str] = field(default_factory=list)
     """What somebody has put into the worktrees after kills."""
+    resolved: list[int] = field(default_factory=list)
+    """The conflicts that a person has resolved."""
 
     @classmethod
     def from_template(cls, scenario: Scenario, template: Path, directory: Path) -> Trial:
@@ -96,9 +101,27 @@ class Trial:
         """Go on: with the session, or from the start where the kill came before there was one."""
         return self._drive(self._resume if self.session else self._start, kill, trace)
 
+    def resolve_by_hand(self, document: Mapping[str, Any]) -> None:
+        """Do what a person does with plain git where a session waits for it: stage the files, or commit them."""
+        repo, paths = self.scenario.by_hand or ("", ())
+        (tree,) = self.repos[repo].glob(".orchestra/worktrees/*/_session")
+        turn = len(document["conflicts"]) // len(paths)
+        assert turn not in self.resolved, f"a person is asked again what is resolved: {document['waiting_for']}"
+        self.resolved.append(turn)
+        for path in paths:
+            (tree / path).write_text(f"settled-{turn}\n")
+        git(tree, "add", "--", *paths)
+        if turn > 1:
+            git(tree, "commit", "--quiet", "--message", f"By hand, {turn}")
+
     def leave_strangers(self) -> None:
-        """Put a file of somebody else's into each worktree there is: it must be kept, and be in no commit."""
+        """Put a file of somebody else's into each worktree there is: it must be kept, and be in no commit.
+
+        What lies in a worktree that a person has is the person's, and is taken as found.
+        """
         for worktree in self.worktrees():
+            if self.scenario.by_hand and (Path(git(worktree, "rev-parse", "--git-dir")) / HANDED).exists():
+                continue
             name = f"stranger-{len(self.strangers)}.txt"
             (worktree / name).write_text(f"{name} was here\n")
             self.strangers.append(name)
