@@ -68,3 +68,37 @@ def test_who_was_not_asked_again_is_not_told_that_it_was() -> None:
 
 def test_without_context_a_second_turn_still_says_so() -> None:
     assert told("sec", turn=3, context="none", agent_outputs=OUTPUTS) == "This is your turn 3."
+
+
+RECORD = {
+    "repo": "app",
+    "who": [["sec"], ["arch"]],
+    "conflict": {"paths": [["src/a.py", "content"], ["b\n.txt", "modify/delete"]]},
+}
+
+
+def test_a_conflict_is_told_with_its_files_whose_changes_they_are_and_why() -> None:
+    text = told("critic", agent_outputs=OUTPUTS, _merging={"critic": RECORD})
+
+    assert text.startswith("# A conflict to resolve")
+    assert "The changes of 'sec' and of 'arch' in the repository 'app' conflict." in text
+    assert '- "src/a.py" (content)\n- "b\\n.txt" (modify/delete)' in text
+    assert text.count("a hole") == 1
+
+
+def test_who_gets_no_context_gets_the_reasons_of_a_conflict_nevertheless() -> None:
+    text = told("critic", context="none", agent_outputs=OUTPUTS, _merging={"critic": RECORD})
+
+    assert "# What they said of their changes" in text
+    assert "a hole" in text
+    assert '"layers": "wrong"' in text
+
+
+def test_a_further_conflict_is_called_so_on_a_further_turn() -> None:
+    text = told("critic", turn=2, agent_outputs=OUTPUTS, _merging={"critic": RECORD})
+
+    assert text.startswith("This is your turn 2: merging went on after your last one, and met a further conflict.")
+
+
+def test_nothing_is_told_of_a_conflict_that_is_resolved_or_of_another_agent() -> None:
+    assert "conflict" not in told("critic", agent_outputs=OUTPUTS, _merging={"critic": {}, "out": RECORD})

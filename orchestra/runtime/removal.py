@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.restore import keep_rest
 from orchestra.runtime.staging import stage
-from orchestra.runtime.worktree import make_parents, rescue_directory, stamp
+from orchestra.runtime.worktree import make_parents, move_aside, rescue_directory, stamp
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,7 +65,9 @@ async def remove_worktree(
 
 def _away(tree: Worktree, *, whole: bool) -> Path | None:
     """Return where the directory goes as one step: a half-removed one must never be taken for a worktree."""
-    if not tree.path.is_dir() or tree.path.is_symlink():
+    if tree.path.is_symlink() or not tree.path.is_dir():
+        # Git would follow a link that an agent put there.
+        move_aside(tree.repository, tree.session, tree.path)
         return None
     if not whole:
         return rescue_directory(tree.repository, tree.session) / tree.slot
