@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -105,7 +104,7 @@ async def test_a_link_in_the_place_of_the_directory_is_not_followed(place: Place
     repo, tree = await place.make()
     elsewhere = tmp_path / "elsewhere"
     tree.path.rename(elsewhere)
-    os.symlink(elsewhere, tree.path)
+    tree.path.symlink_to(elsewhere)
 
     await place.remove(repo)
 
