@@ -18,7 +18,7 @@ from orchestra.errors import SessionError
 from orchestra.graph.topology import END
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from orchestra.agents.context import RunContext, Snapshot
     from orchestra.agents.meeting import Merged, Position, Record, Resolver
@@ -68,6 +68,19 @@ def moved(position: Position, snapshot: Snapshot) -> Position:
     """Return where files stand after an update of the snapshot channel."""
     changed = {repo: slot for slot, repos in snapshot.items() for repo in repos}
     return {repo: slot for repo, slot in {**position, **changed}.items() if slot != SESSION_SLOT}
+
+
+def stand(position: Position, *, began_at: Position | None = None) -> dict[str, Position]:
+    """Return what the `_stands` of the state hold of a node: where its files are, and where they were before."""
+    return {"at": position, "from": position if began_at is None else began_at}
+
+
+def shown(stands: Sequence[Mapping[str, Position]]) -> Position:
+    """Return whose files a checkpoint names: those of the node that ended, or, of several, what they began on."""
+    if len(stands) == 1:
+        return stands[0]["at"]
+    first, *others = [one["from"] for one in stands] or [{}]
+    return {repo: slot for repo, slot in first.items() if all(one.get(repo) == slot for one in others)}
 
 
 def commits_at(position: Mapping[str, str], snapshot: Snapshot) -> dict[str, str]:

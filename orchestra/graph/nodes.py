@@ -18,7 +18,7 @@ from langgraph.types import interrupt
 
 from orchestra.agents.context import Detached, RunContext, Turn, TurnFailed, TurnRequest, newest_snapshot
 from orchestra.errors import OrchestraError, SessionError
-from orchestra.graph.merging import Outcome, commits_at, handed_on, moved, open_record, position_at
+from orchestra.graph.merging import Outcome, commits_at, handed_on, moved, open_record, position_at, stand
 from orchestra.graph.routing import pending
 from orchestra.graph.state import with_update
 from orchestra.graph.topology import START
@@ -139,7 +139,7 @@ class TurnNode:
         """Come back in a step of its own, so that a checkpoint names the commit with the markers."""
         positions = {**met.update.get("_positions", {}), self._name: met.position}
         run.adopt(met.update.get("snapshot", {}))
-        update = {**met.update, "_positions": positions, "_stands": [met.position], "frontier": [self._name]}
+        update = {**met.update, "_positions": positions, "_stands": [stand(met.position)], "frontier": [self._name]}
         return self._level.command(update, [self._name])
 
     async def _turn(
@@ -171,7 +171,7 @@ class TurnNode:
         route = await self._router.route(self._name, after, turn.number)
         for edge, chosen in route.choices.items():
             turn.emit("condition_chose", edge=edge, targets=chosen)
-        update |= route.update() | {"_stands": [position]}
+        update |= route.update() | {"_stands": [stand(position, began_at=met.position)]}
         update = with_update(update, handed_on(self._name, turn.number, position, route, after), self._reduce)
         run.adopt(update["snapshot"])
         return self._level.command(update, route.targets)
@@ -184,7 +184,7 @@ class TurnNode:
         target = join.name if waits else self._name
         positions = {**update.get("_positions", {}), self._name: met.position}
         run.adopt(update["snapshot"])
-        update |= {"_positions": positions, "_stands": [met.position], "frontier": [target]}
+        update |= {"_positions": positions, "_stands": [stand(met.position)], "frontier": [target]}
         return self._level.command(update, [target])
 
     def _request(self, state: Mapping[str, Any], config: RunnableConfig, position: Mapping[str, str]) -> TurnRequest:
@@ -291,7 +291,7 @@ class JoinNode:
         return await self._merging.begin(self._join, step.taken, state, run)
 
     async def _onward(self, met: Outcome, state: dict[str, Any], run: RunContext) -> Command[Any]:
-        update = {**met.update, "_stands": [met.position]}
+        update = {**met.update, "_stands": [stand(met.position)]}
         run.adopt(update.get("snapshot", {}))
         if met.record is not None and met.record["resolver"] != "agent":
             return self._level.command({**update, "frontier": [self._join.name]}, [self._join.name])

@@ -12,6 +12,7 @@ from langgraph.checkpoint.base import id as checkpoint_ids
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 from orchestra.agents.context import SESSION_SLOT, newest_snapshot
+from orchestra.graph.merging import shown
 from orchestra.graph.state import JOURNAL
 from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.serializer import StrictSerializer
@@ -217,7 +218,7 @@ class OrchestraSaver(AsyncSqliteSaver):
             own = {repo: slot for slot, repos in snapshot.items() for repo in repos}
             return {repo: own.get(repo, SESSION_SLOT) for repo in self._base}
         stands = checkpoint["channel_values"].get("_stands") or []
-        at = stands[0] if len(stands) == 1 else {}
+        at = shown(stands)
         if not stands and namespace:
             entry = self._branches[_names(namespace)[-1]].entry
             at = (_held(checkpoint, "_positions") or {}).get(entry, {})

@@ -220,7 +220,7 @@ class _Drive:
             self._session,
             self._workspace,
             files,
-            Joiner(self._git, self._worktrees, self._workspace, files, self._log),
+            Joiner(self._git, self._worktrees, self._workspace, files, self._log, self._pipeline.topology.nodes),
             self._git,
             self._saver,
             self._log,

@@ -39,6 +39,7 @@ class Joiner:
         workspace: The repositories.
         files: Which commit each repo is at in each slot.
         log: The event log.
+        nodes: Agents and steps in the order of the file.
     """
 
     def __init__(
@@ -48,12 +49,14 @@ class Joiner:
         workspace: Workspace,
         files: SlotFiles,
         log: ObservabilityLogger,
+        nodes: Sequence[str],
     ) -> None:
         self._git = git
         self._worktrees = worktrees
         self._workspace = workspace
         self._files = files
         self._log = log
+        self._nodes = tuple(nodes)
         self._numbers = asyncio.Lock()
         """Held while a conflict gets its number: joins of several branches may conflict at the same time."""
 
@@ -122,10 +125,12 @@ class Joiner:
         async with self._numbers:
             n = await self._number(repository, commit)
         failpoint("conflict-kept")
-        before = [one.name for one in request.sides[:number]]
-        found = await self._authors(repository, conflict, ours, theirs)
-        who = [[name for name in (*before, *found) if name in found and name != side.name], [side.name]]
-        who[0] = list(dict.fromkeys(who[0])) or before
+        base = await self._git.merge_base(repository, ours, theirs)
+        who = [
+            await self._authors(repository, conflict, f"{base}..{ours}")
+            or [one.name for one in request.sides[:number]],
+            await self._authors(repository, conflict, f"{base}..{theirs}") or [side.name],
+        ]
         record: dict[str, Any] = {
             "n": n,
             "join": request.join,
@@ -159,13 +164,12 @@ class Joiner:
         await self._git.update_refs(repository, [RefUpdate(f"{prefix}/{number}", commit, None)])
         return number
 
-    async def _authors(self, repository: Repository, conflict: Conflict, ours: str, theirs: str) -> list[str]:
-        """Return the agents that have changed the paths on our side, in the order of their commits."""
-        base = await self._git.merge_base(repository, ours, theirs)
+    async def _authors(self, repository: Repository, conflict: Conflict, commits: str) -> list[str]:
+        """Return the agents that have changed the paths on one side, in the order of the file."""
         paths = [f":(literal){path}" for path in dict.fromkeys(one.path for one in conflict.stages)]
         form = "--format=%(trailers:key=Orchestra-Agent,valueonly,separator=)"
-        output = await self._git.run(repository, "log", "--reverse", form, f"{base}..{ours}", "--", *paths)
-        return list(dict.fromkeys(filter(None, output.text.splitlines())))
+        found = set((await self._git.run(repository, "log", form, commits, "--", *paths)).text.splitlines())
+        return [name for name in self._nodes if name in found]
 
     async def settle(self, record: Record, date: str) -> Settled:
         """Lay a conflict out for a person, or take up what the person has done with it since.
@@ -289,6 +293,6 @@ def _label(sides: Sequence[Side]) -> str:
 
 
 def _told(record: Record) -> dict[str, Any]:
-    agents = [*record["who"][0], *record["who"][1]]
+    agents = list(dict.fromkeys([*record["who"][0], *record["who"][1]]))
     paths = [{"path": path, "kind": kind, "agents": agents} for path, kind in record["conflict"]["paths"]]
     return {"repo": record["repo"], "paths": paths, "resolved_by": None}

@@ -355,3 +355,47 @@ async def test_what_is_clean_in_other_repos_is_merged_before_a_conflict_is_resol
     assert front.git("show", f"{result.commits['front']}:x.txt") == "14"
     assert front.git("show", f"{result.commits['front']}:c.txt") == "c"
     assert front.git("rev-parse", result.branches["front"]) == result.commits["front"]
+
+
+NESTED: list[dict[str, Any]] = [
+    {"from": "START", "to": ["lead", "other"]},
+    {"from": "lead", "to": ["left", "right"]},
+    {"from": ["left", "right"], "to": "inner"},
+    {"from": ["inner", "other"], "to": "last"},
+    {"from": "last", "to": "END"},
+]
+
+
+async def test_a_join_inside_a_branch_merges_into_the_branch_and_the_outer_one_into_the_session(
+    workshop: Workshop,
+) -> None:
+    script = {
+        "lead": [edits("lead.txt", "1\n")],
+        "left": [edits("app.py", "left\n")],
+        "right": [edits("app.py", "right\n")],
+        "inner": [edits("app.py", "inner\n")],
+        "other": [edits("app.py", "other\n")],
+        "last": [edits("app.py", "last\n")],
+    }
+
+    result = await workshop.run(team(workshop, script, NESTED))
+
+    assert result.record.status == "completed", result.record.error
+    assert contents(workshop, result.commits["repo"])["app.py"] == "last"
+    assert [(one["agents"], one["resolved_by"]) for one in result.conflicts] == [
+        (["left", "right"], "inner"),
+        (["left", "right", "inner", "other"], "last"),
+    ]
+    assert_consistent(workshop, result)
+    rows = workshop.checkpoints(result.record.session_id)
+    named = {tuple(end["agent"] for end in row["ended"]): row["repos"]["repo"] for row in rows if row["ended"]}
+    lead = contents(workshop, named[("lead",)])
+    assert lead["lead.txt"] == "1"
+    assert contents(workshop, named[("left", "right")]) == lead  # of several agents: what they began on
+    assert contents(workshop, named[("inner",)])["app.py"] == "inner"
+    assert "lead.txt" not in contents(workshop, named[("other",)])
+    main = workshop.repo.git("rev-parse", "main")
+    root = [row for row in rows if not row["checkpoint_ns"]]
+    joined = next(row for row in root if row["next"] == ["last"])
+    assert "<<<<<<< " in contents(workshop, joined["repos"]["repo"])["app.py"]
+    assert main not in {row["repos"]["repo"] for row in root[root.index(joined) :]}

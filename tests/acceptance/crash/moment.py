@@ -109,7 +109,9 @@ class Moment:
     def _waiting_elsewhere(self) -> set[str]:
         """Return what has arrived at a join that has not taken it up, and stands in another worktree."""
         stands = self.state.get("_stands") or []
-        here = (stands[0] if len(stands) == 1 else {}).get(self.repo, "_session")
+        places = [stands[0]["at"]] if len(stands) == 1 else [one["from"] for one in stands]
+        slots = {place.get(self.repo, "_session") for place in places}
+        here = slots.pop() if len(slots) == 1 else "_session"
         joined, positions = self.state.get("joined") or {}, self.state.get("_positions") or {}
         return {
             source
