@@ -58,6 +58,7 @@ PASSED = {
     "branches": ALWAYS,
     "meeting": ALWAYS.union(CONFLICTING, RESOLVING),
     "person": ALWAYS.union(CONFLICTING, HANDING),
+    "ending": ALWAYS - {"event-condition_chose"},
 }
 """Scenario → the failpoints that a run of it passes, or a resume."""
 TRIED: dict[str, list[tuple[str, int]]] = {
@@ -68,9 +69,10 @@ TRIED: dict[str, list[tuple[str, int]]] = {
         *((point, 2) for point in RESOLVING),
     ],
     "person": [(point, 1) for point in (*HANDING, "merge-made")],
+    "ending": [("merge-made", 1), ("merge-pinned", 2), ("checkpoint-written", 2), ("one-branch-moved", 2)],
 }
 """Scenario → failpoint → at how many of its passes the session is killed: each where it matters most."""
-AT_RANDOM = {"round": 6, "branches": 5, "meeting": 6, "person": 3}
+AT_RANDOM = {"round": 6, "branches": 5, "meeting": 6, "person": 3, "ending": 3}
 """Scenario → trials with up to five kills at random instants."""
 
 

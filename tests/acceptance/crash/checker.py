@@ -95,9 +95,10 @@ def check_finished(trial: Trial, document: dict[str, Any], reference: Reference)
             ref.split("/")[2] for ref in git(repo, "for-each-ref", "--format=%(refname)", "refs/orchestra").split()
         }
         assert others <= {document["session_id"]}, "references of a session that was never made"
-    (worktree,) = (path for path in trial.worktrees() if trial.root in path.parents)
-    prepared = {path.name: path.read_text() for path in worktree.glob("*.cache")}
-    assert prepared == PREPARED, f"the worktree was prepared otherwise: {prepared}"
+    for worktree in trial.worktrees():
+        prepared = {path.name: path.read_text() for path in worktree.glob("*.cache")}
+        wanted = PREPARED if trial.root in worktree.parents else {}
+        assert prepared == wanted, f"the worktree was prepared otherwise: {prepared}"
     made = [path.name for path in (trial.root / ".orchestra" / "sessions").iterdir() if path.name != ".git"]
     assert made == [document["session_id"]], "directories of sessions that were never made"
     _check_strangers(trial)

@@ -95,7 +95,7 @@ class Moment:
         """Return whose last turn is not merged into what the checkpoint is about."""
         sources = set(self._behind_a_conflict())
         if self.inside is None:
-            sources |= self._waiting_elsewhere()
+            sources |= {*self._waiting_elsewhere(), *self._left_behind()}
         within = self.level.rpartition("|")[2].split(":")[0].removeprefix("branch.")
         return {node for source in sources for node in self.scenario.line(source, within)}
 
@@ -120,6 +120,13 @@ class Moment:
             if joined.get(join, {}).get(source, 0) < turn
             and positions.get(f"{source}>{join}", {}).get(self.repo, "_session") != here
         }
+
+    def _left_behind(self) -> Iterator[str]:
+        """Yield what has ended without meeting anybody, and is merged at the end."""
+        if len(self.state.get("_stands") or []) != 1:
+            for key, left in (self.state.get("_loose") or {}).items():
+                if self.repo in (left or {}).get("commits", {}):
+                    yield key.partition("#")[0]
 
     def _answered(self) -> int:
         """Return how many calls of the turn have changed the repo, as far as the checkpoint has their results."""

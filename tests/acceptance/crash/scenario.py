@@ -390,4 +390,26 @@ PERSON_RESOLVES = replace(
 )
 """The same, but that a person resolves the conflicts: by staging files the first time, by a commit the second."""
 
-SCENARIOS = {scenario.name: scenario for scenario in (ROUND, BRANCHES, MEETING, PERSON_RESOLVES)}
+_APART = ("api", "model", "store", "page", "docs")
+
+ENDING = replace(
+    MEETING,
+    name="ending",
+    pipeline={
+        **{key: value for key, value in MEETING.pipeline.items() if key != "conditions"},
+        "name": "ending",
+        "agents": {name: MEETING.pipeline["agents"][name] for name in _APART},
+        "graph": [
+            {"from": "START", "to": ["api", "model", "page", "docs"]},
+            {"from": "model", "to": "store"},
+            *({"from": name, "to": "END"} for name in ("api", "store", "page", "docs")),
+        ],
+    },
+    script={
+        **{name: MEETING.script[name][:1] for name in _APART},
+        "model": [_brief("model", 1, "backend")],
+    },
+)
+"""Parallel writers that never meet, and are merged at the session's end."""
+
+SCENARIOS = {scenario.name: scenario for scenario in (ROUND, BRANCHES, MEETING, PERSON_RESOLVES, ENDING)}
