@@ -96,6 +96,27 @@ async def test_an_existing_worktree_keeps_its_files(manager: GitManager, top: Pa
     assert (worktree.path / "a.txt").read_text() == "mine\n"
 
 
+async def test_a_worktree_is_fresh_only_for_who_made_it_and_until_setup_has_run(manager: GitManager, top: Path) -> None:
+    repo = await manager.open("backend", top)
+    worktrees, commit = WorktreeManager(manager, "s1"), head_of(repo)
+    worktree = await worktrees.ensure(repo, "a", commit)
+    assert worktrees.is_fresh(worktree, commit)
+    assert not worktrees.is_fresh(worktree, "0" * 40)
+    worktree.setup_mark.touch()
+    assert not worktrees.is_fresh(worktree, commit)
+    worktree.setup_mark.unlink()
+    assert not worktrees.is_fresh(await worktrees.ensure(repo, "a", commit), commit)
+
+
+async def test_a_worktree_that_is_finished_is_not_fresh(manager: GitManager, top: Path) -> None:
+    repo = await manager.open("backend", top)
+    worktrees = WorktreeManager(manager, "s1")
+    worktree = await worktrees.ensure(repo, "a", head_of(repo))
+    worktree.index.unlink()
+    write(worktree.path, {"left.txt": "by whom?\n"})
+    assert not worktrees.is_fresh(await worktrees.ensure(repo, "a", head_of(repo)), head_of(repo))
+
+
 async def test_16_at_once_in_one_repository(manager: GitManager, top: Path) -> None:
     repo = await manager.open("backend", top)
     worktrees = WorktreeManager(manager, "s1")

@@ -17,7 +17,7 @@ from orchestra.agents.context import TurnFailed
 from orchestra.runtime.handover import is_handed_over, lay_out
 from orchestra.runtime.notices import listed
 from orchestra.runtime.removal import remove_worktree
-from orchestra.runtime.restore import restore
+from orchestra.runtime.restore import restore, stand_on
 from orchestra.runtime.shared_lock import SharedLock
 from orchestra.runtime.turnfiles import Held, TurnFiles
 
@@ -230,6 +230,9 @@ class SlotFiles:
         self.tell(kind, payload, request)
 
     async def _put_back(self, tree: Worktree, commit: str, request: TurnRequest) -> None:
+        if self._worktrees.is_fresh(tree, commit):
+            await stand_on(self.git, tree, commit)  # git has just written every file: none is looked at again
+            return
         restored = await restore(self.git, tree, commit, session=self.session)
         if restored.rescue_ref or restored.moved_aside:
             details = {

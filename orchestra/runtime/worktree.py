@@ -54,6 +54,7 @@ class WorktreeManager:
         self._copies = copies
         self._checkouts = asyncio.Semaphore(os.cpu_count() or 1)
         self._slots: dict[tuple[Path, str], asyncio.Lock] = {}
+        self._fresh: dict[Path, str] = {}
 
     async def prepare_repository(self, repo: Repository) -> None:
         """Have git ignore `.orchestra/`, twice: `git clean -fdx` deletes the first, a new clone lacks the second."""
@@ -72,14 +73,24 @@ class WorktreeManager:
             async with repository_lock(repo) as lock:
                 ignore_own_directory(repo)
                 make_parents(repo, path)
-                admin = find_admin(repo, self._reason(slot), path)
+                admin = known = find_admin(repo, self._reason(slot), path)
                 if admin is None:
                     admin = await self._add(repo, slot, path, commit, lock)
                 clear_stale_locks(repo, self._session, admin)
             worktree = Worktree(repo, self._session, slot, path, admin)
+            self._fresh.pop(admin, None)
             if not mend(worktree, commit):
                 await self._fill(worktree, commit)
+                if known is None:  # else something may have lain there
+                    self._fresh[admin] = commit
             return worktree
+
+    def is_fresh(self, worktree: Worktree, commit: str) -> bool:
+        """Tell whether the last `ensure` made the worktree, at that commit, and no setup has run there since.
+
+        Only who has had the worktree alone since then may ask.
+        """
+        return self._fresh.get(worktree.git_dir) == commit and not worktree.setup_mark.exists()
 
     def find(self, repo: Repository, slot: str) -> Worktree | None:
         """Return the worktree of a slot as it is; None: there is none."""
