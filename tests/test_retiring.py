@@ -30,7 +30,7 @@ async def test_a_turn_that_enters_a_worktree_anew_comes_behind_its_removal_thoug
     slots: Any = Slots()
     workspace: Any = SimpleNamespace(repos={"app": SimpleNamespace(repository=SimpleNamespace(top=Path("app")))})
     nothing: Any = None
-    joiner = Joiner(nothing, nothing, workspace, slots, nothing)
+    joiner = Joiner(nothing, nothing, workspace, slots, nothing, nodes=())
 
     async with slots.lock("a", "app").exclusive():
         retiring = asyncio.ensure_future(joiner.retire({"app": ["a", "b"]}))
