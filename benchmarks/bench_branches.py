@@ -1,8 +1,9 @@
 """Uneven branches against their critical path, and against plain LangGraph without subgraphs.
 
 Two branches of three agents, whose models take scripted times, run as a whole session with its checkpoints and events;
-the same times as plain LangGraph nodes with its own SQLite saver. Prints ratios, taken in the same run:
-`uv run python benchmarks/bench_branches.py [ROUNDS]`.
+the same times as plain LangGraph nodes with its own SQLite saver. Then the same with agents that write a file each to
+one repository, so that every branch has a worktree and the join merges them, up to the start of the agent behind the
+join. Prints ratios, taken in the same run, in turns: `uv run python benchmarks/bench_branches.py [ROUNDS] [FILES]`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import operator
+import os
 import statistics
 import sys
 import tempfile
@@ -72,10 +74,16 @@ async def flat(directory: Path) -> float:
         return time.perf_counter() - began
 
 
-def lay_out(directory: Path) -> Path:
+def lay_out(directory: Path, files: int, *, writing: bool) -> Path:
     """Make a repository and the pipeline; returns the pipeline's file."""
-    git_repo(directory / "app", {"app.py": "x = 1\n"})
-    script = {name: [[{"text": name, "delay": delay}]] for name, delay in DELAYS.items()}
+    git_repo(directory / "app", {f"d{number % 100}/f{number}.txt": f"{number}\n" * 20 for number in range(files)})
+
+    def turn(name: str, delay: float) -> list[dict[str, Any]]:
+        call = {"name": "write-file", "args": {"path": f"new/{name}.txt", "content": name}}
+        return [*([{"tools": [call]}] if writing else []), {"text": name, "delay": delay}]
+
+    script = {name: [turn(name, delay)] for name, delay in DELAYS.items()}
+    more = {"tools": ["write-file"]} if writing else {}
     write_script(directory / "script.yaml", {**script, "end": [[{"text": "end"}]]})
     graph = [{"from": "START", "to": ENTRIES}]
     graph += [{"from": one, "to": other} for chain in CHAINS.values() for one, other in pairwise(chain)]
@@ -83,7 +91,7 @@ def lay_out(directory: Path) -> Path:
     pipeline = {
         "name": "uneven",
         "providers": {"default": "offline", "offline": {"type": "scripted", "script": "script.yaml"}},
-        "agents": {name: {"task": {"template": "Work."}, "model": "m"} for name in (*DELAYS, "end")},
+        "agents": {name: {"task": {"template": "Work."}, "model": "m", **more} for name in (*DELAYS, "end")},
         "graph": graph,
     }
     path = directory / "pipeline.yaml"
@@ -92,11 +100,11 @@ def lay_out(directory: Path) -> Path:
 
 
 async def session(path: Path) -> float:
-    """Seconds from the first agent's start to the start of the agent behind the join."""
+    """Seconds from the first checkpoint, where nothing has begun, to the start of the agent behind the join."""
     moments: list[float] = []
 
     def listen(event: Event) -> None:
-        if event.type == "turn_started":
+        if event.type == "turn_started" or (event.type == "checkpoint" and not moments):
             moments.append(time.perf_counter())
 
     root = path.parent / "app"
@@ -107,26 +115,40 @@ async def session(path: Path) -> float:
     return moments[-1] - moments[0]
 
 
-async def measure(rounds: int) -> dict[str, Any]:
+async def measure(rounds: int, files: int) -> dict[str, Any]:
+    took: dict[str, list[float]] = {"flat_langgraph": [], "orchestra": [], "orchestra_writers": []}
     with tempfile.TemporaryDirectory() as name:
-        path = lay_out(Path(name))
-        await session(path)  # imports and caches
-        own = [await session(path) for _ in range(rounds)]
-        others = []
+        paths = {}
+        for way, writing in (("orchestra", False), ("orchestra_writers", True)):
+            (Path(name) / way).mkdir()
+            paths[way] = lay_out(Path(name) / way, files, writing=writing)
+        await session(paths["orchestra_writers"])  # imports and caches
         for number in range(rounds):
             place = Path(name) / f"flat-{number}"
             place.mkdir()
-            others.append(await flat(place))
-    ours, theirs = statistics.median(own), statistics.median(others)
+            took["flat_langgraph"].append(await flat(place))
+            for way, path in paths.items():
+                took[way].append(await session(path))
     return {
         "critical_path_s": CRITICAL,
-        "orchestra_s": round(ours, 3),
-        "flat_langgraph_s": round(theirs, 3),
-        "orchestra_to_critical_path": round(ours / CRITICAL, 3),
-        "flat_langgraph_to_critical_path": round(theirs / CRITICAL, 3),
-        "rounds": [round(value, 3) for value in own],
+        "files": files,
+        "load": round(os.getloadavg()[0], 1),
+        **{
+            way: {
+                "median_s": round(statistics.median(values), 3),
+                "to_critical_path": round(statistics.median(values) / CRITICAL, 3),
+                "rounds_s": [round(value, 3) for value in values],
+            }
+            for way, values in took.items()
+        },
     }
 
 
+def main() -> None:
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    files = int(sys.argv[2]) if len(sys.argv) > 2 else 2000
+    print(json.dumps(asyncio.run(measure(rounds, files)), indent=2))
+
+
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(measure(int(sys.argv[1]) if len(sys.argv) > 1 else 3)), indent=2))
+    main()
