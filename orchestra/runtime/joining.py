@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,7 @@ class Joiner:
         self._files = files
         self._log = log
         self._nodes = tuple(nodes)
+        self._removals = asyncio.Semaphore(os.cpu_count() or 1)
         self._numbers = asyncio.Lock()
         """Held while a conflict gets its number: joins of several branches may conflict at the same time."""
 
@@ -237,7 +239,7 @@ class Joiner:
         await asyncio.gather(*(self._retire(repo, slot) for repo, slot in wanted if known[repo].repository.top))
 
     async def _retire(self, repo: str, slot: str) -> None:
-        async with self._files.lock(slot, repo).exclusive():
+        async with self._files.lock(slot, repo).exclusive(), self._removals:
             await self._files.remove(repo, slot)
 
 
