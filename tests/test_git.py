@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -282,6 +283,25 @@ async def test_where_a_branch_is_checked_out(manager: GitManager, top: Path) -> 
     git(top, "branch", "free")
     assert await manager.checked_out_at(repo, "refs/heads/main") == top
     assert await manager.checked_out_at(repo, "refs/heads/free") is None
+
+
+async def test_where_a_branch_is_checked_out_is_found_while_worktrees_come_and_go(
+    manager: GitManager, tmp_path: Path
+) -> None:
+    top = make_repo(tmp_path / "repo")
+    repo = await manager.open("backend", top)
+    halfway = top / ".git" / "worktrees" / "halfway"
+    halfway.mkdir(parents=True)
+    (halfway / "gitdir").write_text(f"{tmp_path}/halfway/.git\n")
+    (halfway / "HEAD").write_text("ref: refs/heads/none\n")
+    (halfway / "commondir").touch()
+
+    with pytest.raises(GitError, match="halfway"):
+        await manager.checked_out_at(repo, "refs/heads/main")
+    asking = asyncio.create_task(manager.checked_out_at(repo, "refs/heads/main"))
+    await asyncio.sleep(0.05)
+    shutil.rmtree(halfway)
+    assert await asking == top
 
 
 # --- what may run

@@ -257,7 +257,9 @@ def test_usage_is_never_reset_by_a_kill_and_a_resume(workshop: Workshop) -> None
 
 def test_what_a_checkpoint_rests_on_is_in_the_log_before_it(workshop: Workshop) -> None:
     """Killed right after a checkpoint: the events of what it holds are there."""
-    killed = run_and_kill(workshop, crash_pipeline(workshop), "checkpoint-written:6")
+    script = {"one": [[writes("a.txt", "1\n"), writes("b.txt", "1\n"), says("one")]]}
+    pipeline = {"name": "one", "agents": {"one": agent(tools=["write-file"])}, "graph": chain("one")}
+    killed = run_and_kill(workshop, workshop.pipeline(pipeline, script=script), "checkpoint-written:6")
     assert killed.session is not None
 
     kinds = [event["type"] for event in events(workshop, killed.session)]

@@ -909,7 +909,7 @@ async def test_a_writer_never_starts_on_the_commit_of_a_turn_whose_condition_fai
     session = result.record.session_id
     assert result.record.error is not None
     assert result.record.error["code"] == "bad-condition"
-    committed = [event["node"] for event in events(workshop, session, "turn_committed")]
+    committed = sorted(event["node"] for event in events(workshop, session, "turn_committed"))
     assert committed == (["left", "right"] if changes else ["left"])
     mine = {"right.txt": "1"} if changes else {}
     assert contents(workshop, result.commits["repo"]) == BASE

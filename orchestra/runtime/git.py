@@ -27,6 +27,9 @@ OWN_LIMIT = 1 << 30
 TOOL_LIMIT = 32 << 20
 """How many bytes of git's output are held, for Orchestra's own calls and for those of tools."""
 
+_LISTINGS = 50
+"""How often the worktrees are listed while others of them come and go."""
+
 _READS = frozenset(
     (
         *("blame", "cat-file", "check-ignore", "diff", "diff-tree", "for-each-ref", "grep", "log", "ls-files"),
@@ -274,9 +277,21 @@ class GitManager:
         return frozenset(sha for sha, answer in zip(asked, answers, strict=True) if not answer.endswith(" missing"))
 
     async def checked_out_at(self, repo: Repository, ref: str) -> Path | None:
-        """Return the worktree in which a branch is checked out, or None."""
-        output = await self.run(repo, "for-each-ref", "--format=%(worktreepath)", ref)
-        return Path(output.text) if output.text else None
+        """Return the worktree in which a branch is checked out, or None.
+
+        Git lists all worktrees for that, and gives up when one is removed meanwhile, by Orchestra or by the user.
+        """
+        left = _LISTINGS
+        while True:
+            try:
+                output = await self.run(repo, "for-each-ref", "--format=%(worktreepath)", ref)
+            except GitError as error:
+                left -= 1
+                if not left or "/worktrees/" not in error.stderr:
+                    raise
+                await asyncio.sleep(0.01)
+            else:
+                return Path(output.text) if output.text else None
 
     async def update_refs(self, where: Place, updates: Sequence[RefUpdate]) -> None:
         """Change references in one transaction, each by compare and swap.

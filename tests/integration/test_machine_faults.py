@@ -377,9 +377,12 @@ class TestDeleted:
         outcome = drive(workshop, crash_pipeline(workshop))
 
         assert (outcome.code, outcome.exit_code) == ("session-deleted", 1)
-        ref = workshop.repo.git("for-each-ref", "--format=%(refname)", "refs/orchestra/*/wt/*")
-        assert ref in outcome.message
-        assert workshop.repo.git("show", f"{ref}:left.txt") == "1"
+        refs = workshop.repo.git("for-each-ref", "--format=%(refname)", "refs/orchestra/*/wt/*").split()
+        assert refs
+        for ref in refs:
+            assert ref in outcome.message
+            name = ref.rpartition("/")[2]
+            assert workshop.repo.git("show", f"{ref}:{name}.txt") == "1"
 
     def test_a_session_deleted_while_it_rests_is_found_by_its_commits(self, workshop: Workshop) -> None:
         killed = run_and_kill(workshop, crash_pipeline(workshop), "turn-committed:2")
