@@ -7,8 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.integration.test_joins import MEET, edits, team, worktree_of
-from tests.session_support import contents, run_and_kill, says, writes
+from tests.integration.test_joins import CLASH, MEET, edits, team, worktree_of
+from tests.session_support import (
+    assert_consistent,
+    contents,
+    model_calls,
+    resume_and_kill,
+    run_and_kill,
+    says,
+    turn_commits,
+    writes,
+)
 
 if TYPE_CHECKING:
     from tests.conftest import Workshop
@@ -72,3 +81,54 @@ async def test_a_merge_that_the_agent_gave_up_stays_so_through_a_kill(workshop: 
 
     assert failed.record.error is not None, contents(workshop, failed.commits["repo"])
     assert failed.record.error["code"] == "unresolved-conflict"
+
+
+ANY: list[dict[str, Any]] = [MEET[0], {**MEET[1], "join": "any"}, MEET[2]]
+
+
+async def _resolved_by_hand(workshop: Workshop, turn: list[dict[str, Any]]) -> str:
+    """Run to a conflict before a join of mode `any`, which a person resolves; gives the session."""
+    graph = [ANY[0], {**ANY[1], "on_conflict": "human"}, ANY[2]]
+    paused = await workshop.run(team(workshop, {**CLASH, "t": [turn]}, graph))
+    assert paused.record.status == "paused"
+    tree = worktree_of(workshop, paused.record.session_id, "t")
+    tree.write({"app.py": "x = 4\n"})
+    tree.git("add", "app.py")
+    return paused.record.session_id
+
+
+async def test_the_target_of_a_join_any_begins_on_what_a_person_has_resolved(workshop: Workshop) -> None:
+    session = await _resolved_by_hand(workshop, edits("t.txt", "t\n"))
+
+    done = await workshop.resume(session)
+
+    assert done.record.status == "completed", done.record.error
+    assert {"app.py": "x = 4", "t.txt": "t"}.items() <= contents(workshop, done.commits["repo"]).items()
+    assert_consistent(workshop, done)
+
+
+async def test_what_the_target_of_a_join_any_has_begun_is_not_a_persons_resolution(workshop: Workshop) -> None:
+    session = await _resolved_by_hand(workshop, [runs("true"), *edits("t.txt", "t\n")])
+
+    assert not resume_and_kill(workshop, session, "snapshot-taken")
+    done = await workshop.resume(session)
+
+    assert done.record.status == "completed", done.record.error
+    merge = workshop.repo.git("log", "--merges", "--format=%H", done.commits["repo"])
+    assert "t.txt" not in contents(workshop, merge)
+    assert turn_commits(workshop, done.commits["repo"]).count("t:1") == 1
+    assert model_calls(workshop, session)["t", 1] == 3
+
+
+async def test_the_target_of_a_join_any_goes_on_after_a_kill(workshop: Workshop) -> None:
+    script = {"a": [edits("a.txt", "a\n")], "b": [edits("b.txt", "b\n")], "t": [[runs("ls"), *edits("t.txt", "t\n")]]}
+    killed = run_and_kill(workshop, team(workshop, script, ANY), "tool-ended:4")
+    assert killed.session
+    assert not killed.finished
+
+    done = await workshop.resume(killed.session)
+
+    assert done.record.status == "completed", done.record.error
+    assert {"a.txt", "b.txt", "t.txt"} <= contents(workshop, done.commits["repo"]).keys()
+    assert model_calls(workshop, killed.session)["t", 1] == 3
+    assert_consistent(workshop, done)
