@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.integration.test_joins import CLASH, MEET, edits, team, worktree_of
+from tests.integration.test_joins import CLASH, MEET, WRITER, edits, team, worktree_of
 from tests.session_support import (
+    agent,
     assert_consistent,
     contents,
     model_calls,
@@ -132,3 +133,45 @@ async def test_the_target_of_a_join_any_goes_on_after_a_kill(workshop: Workshop)
     assert {"a.txt", "b.txt", "t.txt"} <= contents(workshop, done.commits["repo"]).keys()
     assert model_calls(workshop, killed.session)["t", 1] == 3
     assert_consistent(workshop, done)
+
+
+LOOP = """
+import orchestra
+
+@orchestra.condition("again")
+def again(state):
+    return "END" if state["turns"].get("t", 0) >= 2 else ["a", "b"]
+
+@orchestra.condition("leave")
+def leave(state):
+    return "END"
+"""
+
+
+async def test_what_an_agent_left_in_each_round_of_a_loop_is_on_a_branch_of_its_own(workshop: Workshop) -> None:
+    script = {
+        "a": [edits("app.py", "x = 10\n"), edits("app.py", "x = 20\n")],
+        "b": [edits("b1.txt", "b\n"), edits("b2.txt", "b\n")],
+        "q": [[says("q")]],
+        "t": [[says("again")], [says("enough")]],
+    }
+    graph: list[dict[str, Any]] = [
+        {"from": "START", "to": ["a", "b"]},
+        {"from": "a", "to": ["q", "END"], "condition": "leave"},
+        {"from": ["q", "b"], "to": "t"},
+        {"from": "t", "to": ["a", "b", "END"], "condition": "again", "max_loops": 1},
+    ]
+    agents = {name: agent(tools=WRITER) for name in script}
+    path = workshop.pipeline(
+        {"name": "team", "agents": agents, "graph": graph, "conditions": "conditions"},
+        script=script,
+        files={"conditions/loop.py": LOOP},
+    )
+
+    result = await workshop.run(path)
+
+    assert result.record.error is not None
+    assert result.record.error["code"] == "merge-conflict"
+    for name, text in (("a", "x = 10"), ("a.2", "x = 20")):
+        assert workshop.repo.git("show", f"{result.branches['repo']}--{name}:app.py") == text
+        assert f"{result.branches['repo']}--{name}" in result.record.error["message"]
