@@ -197,6 +197,7 @@ class Merging:
             resolvers={repo: self._resolvers.resolver(join.name, repo) for repo in repos},
             snapshot=snapshot,
             date=_clock(state),
+            retired=self._layout.retired_by(join.name) if join.mode == "all" else {},
             **more,
         )
 

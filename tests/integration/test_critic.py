@@ -175,3 +175,34 @@ async def test_what_an_agent_left_in_each_round_of_a_loop_is_on_a_branch_of_its_
     for name, text in (("a", "x = 10"), ("a.2", "x = 20")):
         assert workshop.repo.git("show", f"{result.branches['repo']}--{name}:app.py") == text
         assert f"{result.branches['repo']}--{name}" in result.record.error["message"]
+
+
+ONE = """
+import orchestra
+
+@orchestra.condition("again")
+def again(state):
+    return "END" if state["turns"].get("t", 0) >= 2 else ["a"]
+"""
+
+
+async def test_the_session_branch_follows_a_join_at_which_one_alone_arrives(workshop: Workshop) -> None:
+    script = {
+        "a": [edits("a1.txt", "a\n"), edits("a2.txt", "a\n")],
+        "b": [edits("b1.txt", "b\n")],
+        "t": [[says("again")], [{"error": "auth"}]],
+    }
+    graph = [*MEET[:2], {"from": "t", "to": ["a", "b", "END"], "condition": "again", "max_loops": 1}]
+    agents = {name: agent(tools=WRITER) for name in script}
+    path = workshop.pipeline(
+        {"name": "team", "agents": agents, "graph": graph, "conditions": "conditions"},
+        script=script,
+        files={"conditions/loop.py": ONE},
+    )
+
+    failed = await workshop.run(path)
+
+    assert failed.record.status == "failed"
+    assert {"a1.txt", "a2.txt", "b1.txt"} <= contents(workshop, failed.branches["repo"]).keys()
+    joined = [row for row in workshop.checkpoints(failed.record.session_id) if row["next"] == ["t"]]
+    assert joined[-1]["repos"] == failed.commits
