@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from langgraph.types import Command
 
-    from orchestra.agents.meeting import Record
+    from orchestra.agents.meeting import Position, Record
     from orchestra.graph.levels import Level
     from orchestra.graph.merging import Merging
     from orchestra.graph.routing import Router
@@ -140,7 +140,12 @@ class TurnNode:
         """Come back in a step of its own, so that a checkpoint names the commit with the markers, or a person's."""
         positions = {**met.update.get("_positions", {}), self._name: met.position}
         run.adopt(met.update.get("snapshot", {}))
-        update = {**met.update, "_positions": positions, "_stands": [met.position], "frontier": [self._name]}
+        update = {
+            **met.update,
+            "_positions": positions,
+            "_stands": [_stand(self._name, met.position)],
+            "frontier": [self._name],
+        }
         return self._level.command(update, [self._name])
 
     async def _turn(
@@ -172,7 +177,7 @@ class TurnNode:
         route = await self._router.route(self._name, after, turn.number)
         for edge, chosen in route.choices.items():
             turn.emit("condition_chose", edge=edge, targets=chosen)
-        update |= route.update() | {"_stands": [position]}
+        update |= route.update() | {"_stands": [_stand(self._name, position)]}
         update = with_update(update, handed_on(self._name, turn.number, position, route, after), self._reduce)
         run.adopt(update["snapshot"])
         return self._level.command(update, route.targets)
@@ -185,7 +190,7 @@ class TurnNode:
         target = join.name if waits else self._name
         positions = {**update.get("_positions", {}), self._name: met.position}
         run.adopt(update["snapshot"])
-        update |= {"_positions": positions, "_stands": [met.position], "frontier": [target]}
+        update |= {"_positions": positions, "_stands": [_stand(self._name, met.position)], "frontier": [target]}
         return self._level.command(update, [target])
 
     def _request(self, state: Mapping[str, Any], config: RunnableConfig, position: Mapping[str, str]) -> TurnRequest:
@@ -227,6 +232,10 @@ class TurnNode:
                 code="max-steps",
                 hint="look with `orchestra log` whether it goes in circles; else raise `limits.max_steps`",
             )
+
+
+def _stand(node: str, position: Position) -> dict[str, Any]:
+    return {"node": node, "at": position}
 
 
 def _waits_for_a_person(record: Record | None) -> bool:
@@ -296,7 +305,7 @@ class JoinNode:
         return await self._merging.begin(self._join, step.taken, state, run)
 
     async def _onward(self, met: Outcome, state: dict[str, Any], run: RunContext) -> Command[Any]:
-        update = {**met.update, "_stands": [met.position]}
+        update = {**met.update, "_stands": [_stand(self._join.name, met.position)]}
         run.adopt(update.get("snapshot", {}))
         if _waits_for_a_person(met.record):
             return self._level.command({**update, "frontier": [self._join.name]}, [self._join.name])

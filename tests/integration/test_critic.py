@@ -206,3 +206,22 @@ async def test_the_session_branch_follows_a_join_at_which_one_alone_arrives(work
     assert {"a1.txt", "a2.txt", "b1.txt"} <= contents(workshop, failed.branches["repo"]).keys()
     joined = [row for row in workshop.checkpoints(failed.record.session_id) if row["next"] == ["t"]]
     assert joined[-1]["repos"] == failed.commits
+
+
+async def test_a_turn_that_ends_beside_a_join_has_its_own_files_in_its_row(workshop: Workshop) -> None:
+    script = {name: [edits(f"{name}.txt", "1\n")] for name in ("a", "b", "c", "d", "t")}
+    graph: list[dict[str, Any]] = [
+        {"from": "START", "to": ["a", "b", "c"]},
+        {"from": ["a", "b"], "to": "t"},
+        {"from": "c", "to": "d"},
+        {"from": ["d", "t"], "to": "END"},
+    ]
+
+    result = await workshop.run(team(workshop, script, graph))
+
+    assert result.record.status == "completed", result.record.error
+    assert_consistent(workshop, result)
+    rows = [row for row in workshop.checkpoints(result.record.session_id) if not row["checkpoint_ns"]]
+    row = next(row for row in rows if row["ended"] == [{"agent": "d", "turn": 1}])
+    assert row["next"] == ["t"]  # the join has merged in the same step
+    assert contents(workshop, row["repos"]["repo"]).keys() >= {"c.txt", "d.txt"}

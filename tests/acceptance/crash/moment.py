@@ -109,7 +109,9 @@ class Moment:
     def _waiting_elsewhere(self) -> set[str]:
         """Return what has arrived at a join that has not taken it up, and stands in another worktree."""
         stands = self.state.get("_stands") or []
-        here = (stands[0] if len(stands) == 1 else {}).get(self.repo, "_session")
+        if len(ended := self.state.get("ended") or []) == 1:
+            stands = [one for one in stands if one["node"] == ended[0]["agent"]]
+        here = (stands[0]["at"] if len(stands) == 1 else {}).get(self.repo, "_session")
         joined, positions = self.state.get("joined") or {}, self.state.get("_positions") or {}
         return {
             source
