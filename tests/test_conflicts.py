@@ -387,14 +387,20 @@ async def test_a_merge_that_was_given_up_is_not_resolved(tmp_path: Path, how: tu
     here = await bench(tmp_path, CONTENT)
     here.git(*how)
     assert here.git("ls-files", "-u") == ""
-    assert await here.left() == {"f": "unmerged"}
+    assert await here.left() == {"f": "given-up"}
 
 
-async def test_a_merge_that_was_given_up_and_committed_by_hand_is_resolved(tmp_path: Path) -> None:
+async def test_a_commit_without_the_other_side_resolves_nothing(tmp_path: Path) -> None:
     here = await bench(tmp_path, CONTENT)
-    here.git("reset", "-q")
+    here.git("reset", "-q", "--hard")
     put("f", "both\n")(here.top)
     here.git("commit", "-q", "-a", "-m", "by hand")
+    assert await here.left() == {"f": "given-up"}
+    here.git("merge", "-q", here.two.theirs, ok=False)
+    put("f", "both\n")(here.top)
+    here.git("add", "f")
+    assert await here.left() == {}
+    here.git("commit", "-q", "-m", "merged by hand")
     assert await here.left() == {}
 
 

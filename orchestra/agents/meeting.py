@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from orchestra.agents.context import Snapshot
 
@@ -62,6 +62,8 @@ class MergeRequest:
     """The conflict that has just been resolved: merging goes on behind it."""
     position: Mapping[str, str] = field(default_factory=dict)
     """Where the resolving turn left the files."""
+    retired: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """Repo → the slots that are done with once this is merged: no token stays there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,15 +70,21 @@ def moved(position: Position, snapshot: Snapshot) -> Position:
     return {repo: slot for repo, slot in {**position, **changed}.items() if slot != SESSION_SLOT}
 
 
-def stand(position: Position, *, began_at: Position | None = None) -> dict[str, Position]:
+def stand(node: str, position: Position, *, began_at: Position | None = None) -> dict[str, Any]:
     """Return what the `_stands` of the state hold of a node: where its files are, and where they were before."""
-    return {"at": position, "from": position if began_at is None else began_at}
+    return {"node": node, "at": position, "from": position if began_at is None else began_at}
 
 
-def shown(stands: Sequence[Mapping[str, Position]]) -> Position:
-    """Return whose files a checkpoint names: those of the node that ended, or, of several, what they began on."""
+def shown(stands: Sequence[Mapping[str, Any]], ended: Sequence[Mapping[str, Any]]) -> Position:
+    """Return whose files a checkpoint names: those of the one turn that ended, else what several nodes began on.
+
+    A join beside a turn has no checkpoint of its own.
+    """
+    told = {turn["agent"] for turn in ended}
+    if len(told) == 1:
+        stands = [one for one in stands if one["node"] in told]
     if len(stands) == 1:
-        return stands[0]["at"]
+        return dict(stands[0]["at"])
     first, *others = [one["from"] for one in stands] or [{}]
     return {repo: slot for repo, slot in first.items() if all(one.get(repo) == slot for one in others)}
 
@@ -210,6 +216,7 @@ class Merging:
             resolvers={repo: self._resolvers.resolver(join.name, repo) for repo in repos},
             snapshot=snapshot,
             date=_clock(state),
+            retired=self._layout.retired_by(join.name) if join.mode == "all" else {},
             **more,
         )
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from langgraph.types import Command
 
+    from orchestra.agents.meeting import Record
     from orchestra.graph.levels import Level
     from orchestra.graph.merging import Merging
     from orchestra.graph.routing import Router
@@ -103,9 +104,12 @@ class TurnNode:
         failure: OrchestraError
         try:
             self._check_steps(state, run)
+            if _waits_for_a_person(open_record(state, self._name)):
+                return self._stop_at(await self._merging.settle(state["_merging"][self._name], state, run), run)
             met = await self._meet(state, run)
             if met.record is not None:
                 return self._stop_at(met, run)
+            run.adopt(met.update.get("snapshot", {}))  # merging again gives the same commits
             before = with_update(state, met.update, self._reduce)
             request = self._request(before, config, met.position)
             async with run.turn(request) as turn:
@@ -125,10 +129,7 @@ class TurnNode:
 
     async def _meet(self, state: dict[str, Any], run: RunContext) -> Outcome:
         """Bring together what has arrived at a join of mode `any`, which has no node of its own."""
-        record = open_record(state, self._name)
-        if record is not None and record["resolver"] != "agent":
-            return await self._merging.settle(record, state, run)
-        if record is None:
+        if open_record(state, self._name) is None:
             for join in self._topology.joins.values():
                 taken = pending(join, state) if join.target == self._name and join.mode == "any" else {}
                 if taken:
@@ -136,10 +137,15 @@ class TurnNode:
         return Outcome(position_at(state, self._name))
 
     def _stop_at(self, met: Outcome, run: RunContext) -> Command[Any]:
-        """Come back in a step of its own, so that a checkpoint names the commit with the markers."""
+        """Come back in a step of its own, so that a checkpoint names the commit with the markers, or a person's."""
         positions = {**met.update.get("_positions", {}), self._name: met.position}
         run.adopt(met.update.get("snapshot", {}))
-        update = {**met.update, "_positions": positions, "_stands": [stand(met.position)], "frontier": [self._name]}
+        update = {
+            **met.update,
+            "_positions": positions,
+            "_stands": [stand(self._name, met.position)],
+            "frontier": [self._name],
+        }
         return self._level.command(update, [self._name])
 
     async def _turn(
@@ -171,7 +177,7 @@ class TurnNode:
         route = await self._router.route(self._name, after, turn.number)
         for edge, chosen in route.choices.items():
             turn.emit("condition_chose", edge=edge, targets=chosen)
-        update |= route.update() | {"_stands": [stand(position, began_at=met.position)]}
+        update |= route.update() | {"_stands": [stand(self._name, position, began_at=met.position)]}
         update = with_update(update, handed_on(self._name, turn.number, position, route, after), self._reduce)
         run.adopt(update["snapshot"])
         return self._level.command(update, route.targets)
@@ -184,7 +190,7 @@ class TurnNode:
         target = join.name if waits else self._name
         positions = {**update.get("_positions", {}), self._name: met.position}
         run.adopt(update["snapshot"])
-        update |= {"_positions": positions, "_stands": [stand(met.position)], "frontier": [target]}
+        update |= {"_positions": positions, "_stands": [stand(self._name, met.position)], "frontier": [target]}
         return self._level.command(update, [target])
 
     def _request(self, state: Mapping[str, Any], config: RunnableConfig, position: Mapping[str, str]) -> TurnRequest:
@@ -226,6 +232,10 @@ class TurnNode:
                 code="max-steps",
                 hint="look with `orchestra log` whether it goes in circles; else raise `limits.max_steps`",
             )
+
+
+def _waits_for_a_person(record: Record | None) -> bool:
+    return record is not None and record["resolver"] != "agent"
 
 
 def _told(node: str, error: Exception, run: RunContext, **where: int) -> TurnFailed:
@@ -281,7 +291,7 @@ class JoinNode:
 
     async def _meet(self, state: dict[str, Any], run: RunContext) -> Outcome | Command[Any]:
         record = open_record(state, self._join.target)
-        if record is not None and record["join"] == self._join.name and record["resolver"] != "agent":
+        if record is not None and record["join"] == self._join.name and _waits_for_a_person(record):
             return await self._merging.settle(record, state, run)
         step = self._router.join(self._join, state)
         if step.waits:
@@ -291,9 +301,9 @@ class JoinNode:
         return await self._merging.begin(self._join, step.taken, state, run)
 
     async def _onward(self, met: Outcome, state: dict[str, Any], run: RunContext) -> Command[Any]:
-        update = {**met.update, "_stands": [stand(met.position)]}
+        update = {**met.update, "_stands": [stand(self._join.name, met.position)]}
         run.adopt(update.get("snapshot", {}))
-        if met.record is not None and met.record["resolver"] != "agent":
+        if _waits_for_a_person(met.record):
             return self._level.command({**update, "frontier": [self._join.name]}, [self._join.name])
         route = await self._router.route(self._join.name, state)
         handed = handed_on(self._join.name, 0, met.position, route, state)

@@ -74,8 +74,9 @@ class OrchestraState(TypedDict, total=False):
     """`{"agent", "turn"}` of the turns that finished in the step just ended."""
     _positions: Annotated[dict[str, Position], merge]
     """Node, or `source>join` → where the files of the token stand that came there last."""
-    _stands: Annotated[list[dict[str, Position]], Topic(dict)]
-    """Where the files of the nodes stand that finished in the step just ended, and where they stood before."""
+    _stands: Annotated[list[dict[str, Any]], Topic(dict)]
+    """`{"node", "at", "from"}`: where the files stand of the nodes that finished in the step just ended, and where they
+    stood before."""
     _loose: Annotated[dict[str, dict[str, Any]], merge]
     """`node#turn` → `{"late", "commits"}` of a token that has ended and is not merged yet; empty once it is."""
     _merging: Annotated[dict[str, Record], merge]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from orchestra.graph.regions import Branch
 
 METADATA_KEY = "orchestra"
-"""Where a checkpoint's metadata holds `{seq, agent, ended, next, repos, changed, created_at}`."""
+"""Where a checkpoint's metadata holds `{seq, agent, ended, next, repos, integrated, changed, created_at}`."""
 
 BRANCH_MARK = "branch:to:"
 """LangGraph's channels that start a node in the next step."""
@@ -146,6 +146,7 @@ class OrchestraSaver(AsyncSqliteSaver):
             "ended": _ended(checkpoint) if self.is_between_turns(namespace) else [],
             "next": self._next(namespace, checkpoint, saved.agent),
             "repos": dict(saved.repos),
+            "integrated": dict(saved.integrated),
             "changed": list(saved.changed),
             "created_at": saved.created_at,
         }
@@ -218,7 +219,7 @@ class OrchestraSaver(AsyncSqliteSaver):
             own = {repo: slot for slot, repos in snapshot.items() for repo in repos}
             return {repo: own.get(repo, SESSION_SLOT) for repo in self._base}
         stands = checkpoint["channel_values"].get("_stands") or []
-        at = shown(stands)
+        at = shown(stands, _ended(checkpoint))
         if not stands and namespace:
             entry = self._branches[_names(namespace)[-1]].entry
             at = (_held(checkpoint, "_positions") or {}).get(entry, {})

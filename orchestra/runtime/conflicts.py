@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from orchestra.errors import GitError
 from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.staging import copy_index, lstat, update_index
-from orchestra.runtime.worktree import CONFLICT_NOTE, content_of, point_head, raw_head, rewrite
+from orchestra.runtime.worktree import CONFLICT_NOTE, content_of, point_head, rewrite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -40,8 +40,9 @@ class Unresolved:
     """A path that nobody has resolved."""
 
     path: str
-    reason: Literal["unmerged", "markers"]
-    """`unmerged`: it was never staged or removed. `markers`: its file still holds them."""
+    reason: Literal["unmerged", "markers", "given-up"]
+    """`unmerged`: it was never staged or removed. `markers`: its file still holds them. `given-up`: somebody ended the
+    merge, and with it what the other side has changed."""
 
 
 async def open_conflict(
@@ -77,7 +78,7 @@ async def open_conflict(
     names = "".join(f"#\t{path}\n" for path in conflict_paths(conflict) if "\n" not in path)
     rewrite(worktree.git_dir / "MERGE_MSG", f"Merge commit '{theirs}'\n\n# Conflicts:\n{names}")
     rewrite(worktree.git_dir / "AUTO_MERGE", f"{conflict.tree}\n")
-    rewrite(worktree.git_dir / CONFLICT_NOTE, f"{ours}\n")
+    rewrite(worktree.git_dir / CONFLICT_NOTE, f"{theirs}\n")
     failpoint("conflict-described")
     rewrite(worktree.git_dir / "MERGE_HEAD", f"{theirs}\n")
     failpoint("conflict-opened")
@@ -180,7 +181,7 @@ async def unresolved(git: GitManager, worktree: Worktree, conflict: Conflict, tr
     """Return what of a conflict is not resolved, where the files are those of a tree; to be asked before HEAD is moved.
 
     All of it, where the agent's index is gone or broken, and where the merge was given up (`git merge --abort`,
-    `git reset`): an index without unmerged entries says nothing then. A commit on top makes it one that is resolved.
+    `git reset`): an index without unmerged entries says nothing then, and the other side's clean changes are gone, too.
 
     Args:
         git: Starts git.
@@ -188,8 +189,10 @@ async def unresolved(git: GitManager, worktree: Worktree, conflict: Conflict, tr
         conflict: What conflicted.
         tree: The files now.
     """
-    entries = None if _is_given_up(worktree) else await _unmerged(git, worktree)
     paths = conflict_paths(conflict)
+    if await is_given_up(git, worktree):
+        return tuple(Unresolved(path, "given-up") for path in paths)
+    entries = await _unmerged(git, worktree)
     if entries is None:
         return tuple(Unresolved(path, "unmerged") for path in paths)
     files = await _files(git, worktree, tree, paths)
@@ -201,11 +204,21 @@ async def unresolved(git: GitManager, worktree: Worktree, conflict: Conflict, tr
     return tuple(sorted(found, key=lambda one: one.path))
 
 
-def _is_given_up(worktree: Worktree) -> bool:
-    """Tell whether somebody ended the merge without a commit."""
-    if lstat(os.fsencode(worktree.git_dir / "MERGE_HEAD")):
+async def is_given_up(git: GitManager, worktree: Worktree) -> bool:
+    """Tell whether somebody ended the merge without a commit that holds the other side."""
+    theirs = content_of(worktree.git_dir / CONFLICT_NOTE)
+    if theirs is None or content_of(worktree.git_dir / "MERGE_HEAD") == theirs:
         return False
-    return content_of(worktree.git_dir / CONFLICT_NOTE) == raw_head(worktree)
+    head = await git.read_ref(worktree, "HEAD^{commit}")
+    if head is None:
+        return True
+    answer = await git.run(worktree, "merge-base", "--is-ancestor", theirs, head, ok=(0, 1))
+    return bool(answer.returncode)
+
+
+def give_up(worktree: Worktree) -> None:
+    """Let a merge be one that somebody has ended, as it was before its files were put back."""
+    (worktree.git_dir / "MERGE_HEAD").unlink(missing_ok=True)
 
 
 def _is_settled(worktree: Worktree, path: str, entries: Mapping[str, Mapping[int, str]]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from orchestra.graph.merging import end_request, end_update
@@ -50,12 +51,16 @@ async def merge_at_end(
 async def leave_on_branches(git: GitManager, workspace: Workspace, record: Record) -> dict[str, Any]:
     """Put what could not be merged on branches of its own, beside the session's; gives the cause of the failure."""
     names: list[str] = []
+    turns: Counter[str] = Counter()
     for name, commits, _ in record["sides"][1:]:
+        turns[name] += 1
+        # In a loop a branch may have ended several times; no agent's name has a dot.
+        own = name if turns[name] == 1 else f"{name}.{turns[name]}"
         for repo, commit in commits.items():
             known = workspace.repos[repo]
             if known.branch is None:
                 continue
-            branch = f"{known.branch}--{name}"
+            branch = f"{known.branch}--{own}"
             ref = f"refs/heads/{branch}"
             found = await git.read_ref(known.repository, ref)
             if found is None:

@@ -10,6 +10,8 @@ from orchestra.errors import GitError
 from orchestra.runtime.conflicts import (
     adopt_submodules,
     conflict_paths,
+    give_up,
+    is_given_up,
     mark_resolved,
     open_conflict,
     unmerged_paths,
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
     from orchestra.runtime.git import GitManager, Worktree
 
 
-async def lay_out(git: GitManager, tree: Worktree, record: Record, unmerged: Collection[str] | None) -> None:
+async def lay_out(
+    git: GitManager, tree: Worktree, record: Record, unmerged: Collection[str] | None, *, given_up: bool = False
+) -> None:
     """Make a worktree, whose files are those with the markers, look as a merge that git has stopped.
 
     Args:
@@ -35,6 +39,7 @@ async def lay_out(git: GitManager, tree: Worktree, record: Record, unmerged: Col
         tree: The worktree.
         record: The conflict.
         unmerged: The paths that are still to be resolved; None: all.
+        given_up: Whether the agent has ended the merge since.
     """
     tree.handed_mark.unlink(missing_ok=True)
     await open_conflict(
@@ -45,6 +50,8 @@ async def lay_out(git: GitManager, tree: Worktree, record: Record, unmerged: Col
         conflict=Conflict.from_json(record["conflict"]),
         unmerged=unmerged,
     )
+    if given_up:
+        give_up(tree)
     failpoint("conflict-laid-out")
 
 
@@ -71,7 +78,7 @@ async def what_is_left(git: GitManager, tree: Worktree, record: Record, files: s
         files: The tree that the worktree's files are.
     """
     left = await unresolved(git, tree, Conflict.from_json(record["conflict"]), files)
-    return _described(record, left) if left else ""
+    return _described(tree, record, left) if left else ""
 
 
 def how_to_resolve(tree: Worktree) -> str:
@@ -83,9 +90,12 @@ def how_to_resolve(tree: Worktree) -> str:
     )
 
 
-def _described(record: Record, left: Sequence[Unresolved]) -> str:
-    reasons = {"unmerged": "not resolved", "markers": "conflict markers are left"}
+def _described(tree: Worktree, record: Record, left: Sequence[Unresolved]) -> str:
+    reasons = {"unmerged": "not resolved", "markers": "conflict markers are left", "given-up": "not resolved"}
     names = listed([f"{one.path} ({reasons[one.reason]})" for one in left])
+    if any(one.reason == "given-up" for one in left):
+        again = f"git -C {shlex.quote(str(tree.path))} merge {record['theirs']}"
+        return f"in {record['repo']!r}: {names}; the merge was given up, begin it again: `{again}`"
     return f"in {record['repo']!r}: {names}"
 
 
@@ -97,11 +107,19 @@ class TurnConflict:
         tree: Where.
         record: The conflict.
         unmerged: The paths that were still to be resolved at the turn's last snapshot; None: all.
+        given_up: Whether the agent had ended the merge by then.
         agent: Whose turn it is.
     """
 
     def __init__(
-        self, git: GitManager, tree: Worktree, record: Record, unmerged: Collection[str] | None, *, agent: str
+        self,
+        git: GitManager,
+        tree: Worktree,
+        record: Record,
+        unmerged: Collection[str] | None,
+        *,
+        given_up: bool,
+        agent: str,
     ) -> None:
         self._git = git
         self._tree = tree
@@ -113,6 +131,8 @@ class TurnConflict:
         """The two commits that the turn's one merges."""
         self.unmerged = conflict_paths(self._conflict) if unmerged is None else tuple(unmerged)
         """The paths that are still to be resolved, as of the last snapshot."""
+        self.given_up = given_up
+        """Whether the agent had ended the merge by then."""
 
     async def touched(self, paths: Sequence[str]) -> None:
         """Take what a tool did to files for the resolution of their conflicts."""
@@ -120,14 +140,15 @@ class TurnConflict:
 
     async def got_on(self) -> bool:
         """Look again which paths are unmerged; tells whether they are others than before."""
-        before = self.unmerged
+        before = self.unmerged, self.given_up
+        self.given_up = await is_given_up(self._git, self._tree)
         try:
             self.unmerged = await unmerged_paths(self._git, self._tree)
         except GitError as error:
             if error.code != "conflict-index-broken":
                 raise
             self.unmerged = conflict_paths(self._conflict)
-        return self.unmerged != before
+        return (self.unmerged, self.given_up) != before
 
     async def adopt_submodules(self) -> None:
         """Take the submodules' commits that were chosen in the index, before the last snapshot."""

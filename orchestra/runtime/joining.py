@@ -281,11 +281,13 @@ class _Placing:
             del self.position[repo]
 
     def _where(self, repo: str) -> str:
-        """Return the slot that all sides are in; the slot of the merge where they differ."""
+        """Return the slot that all sides are in; the slot of the merge where they differ, or where that one ends."""
         if self._request.after is not None:
             return self.position.get(repo, SESSION_SLOT)
         slots = {side.position.get(repo, SESSION_SLOT) for side in self._request.sides if repo in side.commits}
-        return slots.pop() if len(slots) == 1 else self._request.into.get(repo, SESSION_SLOT)
+        if len(slots) > 1 or not slots.isdisjoint(self._request.retired.get(repo, ())):
+            return self._request.into.get(repo, SESSION_SLOT)
+        return slots.pop()
 
 
 def _label(sides: Sequence[Side]) -> str:

@@ -207,7 +207,8 @@ class SlotFiles:
         if entry is not None and is_handed_over(tree, record):
             return
         await self._put_back(tree, commit, request)
-        await lay_out(self.git, tree, record, (entry or {}).get("unmerged"))
+        known = entry or {}
+        await lay_out(self.git, tree, record, known.get("unmerged"), given_up=bool(known.get("given_up")))
 
     async def remove(self, name: str, slot: str) -> None:
         """Remove the worktree of a slot, if there is one; what lies in it beyond its commits is kept, and named."""

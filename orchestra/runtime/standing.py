@@ -127,10 +127,10 @@ class Standing:
         return frozenset((row[0], row[1], row[2]) for row in rows)
 
     async def named_commits(self) -> dict[str, set[str]] | None:
-        """Return repo → the commits that the root's checkpoints name; None: there is no checkpoint."""
+        """Return repo → the commits to which the root's checkpoints put the branches; None: there is no checkpoint."""
         async with self._saver.lock:
             rows = await self._saver.conn.execute_fetchall(
-                "SELECT CAST(metadata AS TEXT) ->> '$.orchestra.repos' FROM checkpoints WHERE checkpoint_ns = ''"
+                "SELECT CAST(metadata AS TEXT) ->> '$.orchestra.integrated' FROM checkpoints WHERE checkpoint_ns = ''"
             )
         named: dict[str, set[str]] = {}
         for (text,) in rows:

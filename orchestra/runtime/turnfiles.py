@@ -94,7 +94,7 @@ class TurnFiles:
                 self._now[name] = Held(taken.commit, before.number + 1)
                 entry: dict[str, Any] = {"commit": taken.commit, "n": before.number + 1, "on": self.base[name].commit}
                 if conflict is not None:
-                    entry["unmerged"] = list(conflict.unmerged)
+                    entry |= {"unmerged": list(conflict.unmerged), "given_up": conflict.given_up}
                 changed.setdefault(self._request.slot(name), {})[name] = entry
             if taken.changed:
                 self._tell_taken(name, taken)
@@ -156,5 +156,6 @@ def _conflict_of(
     record = request.conflict
     if record is None or record["repo"] not in request.writes:
         return None
-    unmerged = entries.get(record["repo"], {}).get("unmerged")
-    return TurnConflict(git, trees[record["repo"]], record, unmerged, agent=request.node)
+    entry = entries.get(record["repo"], {})
+    unmerged, given_up = entry.get("unmerged"), bool(entry.get("given_up"))
+    return TurnConflict(git, trees[record["repo"]], record, unmerged, given_up=given_up, agent=request.node)

@@ -109,6 +109,8 @@ class Moment:
     def _waiting_elsewhere(self) -> set[str]:
         """Return what has arrived at a join that has not taken it up, and stands in another worktree."""
         stands = self.state.get("_stands") or []
+        if len(ended := self.state.get("ended") or []) == 1:
+            stands = [one for one in stands if one["node"] == ended[0]["agent"]]
         places = [stands[0]["at"]] if len(stands) == 1 else [one["from"] for one in stands]
         slots = {place.get(self.repo, "_session") for place in places}
         here = slots.pop() if len(slots) == 1 else "_session"
