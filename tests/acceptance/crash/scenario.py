@@ -222,6 +222,7 @@ ROUND = Scenario(
     },
     files={"conditions/verdict.py": VERDICT},
     tallies=("count",),
+    at_once=4,
 )
 
 BRANCHES = Scenario(
