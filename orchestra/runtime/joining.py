@@ -20,6 +20,7 @@ from orchestra.runtime.worktree import raw_head, remember_head
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from orchestra.agents.context import Snapshot
     from orchestra.agents.meeting import MergeRequest, Position, Record, Side
@@ -121,6 +122,7 @@ class Joiner:
         )
         async with self._numbers:
             n = await self._number(repository, commit)
+        await self._keep_stages(repository, conflict, n, date_of(request.date))
         failpoint("conflict-kept")
         before = [one.name for one in request.sides[:number]]
         found = await self._authors(repository, conflict, ours, theirs)
@@ -158,6 +160,17 @@ class Joiner:
         number = max(known, default=0) + 1
         await self._git.update_refs(repository, [RefUpdate(f"{prefix}/{number}", commit, None)])
         return number
+
+    async def _keep_stages(self, repository: Repository, conflict: Conflict, n: int, date: datetime) -> None:
+        """Keep what only the index of a conflict names: of a rename git writes the merged file as a side's stage."""
+        plain = {one.path for one in conflict.paths if one.kind in {"content", "modify/delete"}}
+        blobs = sorted({one.sha for one in conflict.stages if one.path not in plain and one.mode != "160000"})
+        if blobs:
+            lines = "".join(f"100644 blob {sha}\t{sha}\n" for sha in blobs).encode()
+            tree = (await self._git.run(repository, "mktree", input=lines)).text
+            message = f"Files that the index of conflict {n} names\n"
+            commit = await self._git.commit_tree(repository, tree, (), message, author=None, date=date)
+            await pin(self._git, repository, f"refs/orchestra/{self._files.session}/stages/{n}", commit, expected=None)
 
     async def _authors(self, repository: Repository, conflict: Conflict, ours: str, theirs: str) -> list[str]:
         """Return the agents that have changed the paths on our side, in the order of their commits."""
