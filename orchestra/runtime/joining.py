@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from orchestra.runtime.workspace import Workspace
     from orchestra.runtime.worktree import WorktreeManager
 
+_PATHS_AT_ONCE = 250
+"""On one command line, which holds so much and no more."""
+
 
 class Joiner:
     """Merges what arrives at the joins of a session, and hands conflicts to people.
@@ -177,8 +180,12 @@ class Joiner:
         base = await self._git.merge_base(repository, ours, theirs)
         paths = [f":(literal){path}" for path in dict.fromkeys(one.path for one in conflict.stages)]
         form = "--format=%(trailers:key=Orchestra-Agent,valueonly,separator=)"
-        output = await self._git.run(repository, "log", "--reverse", form, f"{base}..{ours}", "--", *paths)
-        return list(dict.fromkeys(filter(None, output.text.splitlines())))
+        found: dict[str, None] = {}
+        for start in range(0, len(paths), _PATHS_AT_ONCE):
+            some = paths[start : start + _PATHS_AT_ONCE]
+            output = await self._git.run(repository, "log", "--reverse", form, f"{base}..{ours}", "--", *some)
+            found |= dict.fromkeys(filter(None, output.text.splitlines()))
+        return list(found)
 
     async def settle(self, record: Record, date: str) -> Settled:
         """Lay a conflict out for a person, or take up what the person has done with it since.
