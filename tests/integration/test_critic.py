@@ -267,3 +267,14 @@ async def test_a_conflict_in_more_files_than_a_command_line_holds(workshop: Work
     assert paused.record.status == "paused", paused.record.error
     assert len(paused.conflicts) == 11_000
     assert paused.conflicts[0]["agents"] == ["a", "b"]
+
+
+async def test_markers_that_are_moved_to_another_file_are_left(workshop: Workshop) -> None:
+    move = {"tools": [{"name": "move-file", "args": {"path": "app.py", "to": "src/app.py"}}]}
+    failed = await workshop.run(team(workshop, {**CLASH, "t": [[move, says("done")]]}))
+    assert failed.record.error is not None, contents(workshop, failed.commits["repo"])
+    assert "src/app.py (conflict markers are left)" in failed.record.error["message"]
+
+    done = await workshop.run(team(workshop, {**CLASH, "t": [[move, *edits("src/app.py", "x = 4\n")]]}))
+    assert done.record.status == "completed", done.record.error
+    assert contents(workshop, done.commits["repo"]).keys() == {"docs/notes.md", "src/app.py"}
