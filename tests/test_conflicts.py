@@ -258,6 +258,8 @@ async def test_what_was_moved_or_replaced_by_a_directory_is_gone(tmp_path: Path)
     (here.top / "g").unlink()
     put("g/inner", "x\n")(here.top)
     await here.mark("f", "g")
+    assert await here.left() == {"moved": "markers"}
+    put("moved", "both\n")(here.top)
     assert await here.left() == {}
     assert stages_of(here.top) == set()
     here.git("add", "-A")

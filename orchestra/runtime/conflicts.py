@@ -201,6 +201,8 @@ async def unresolved(git: GitManager, worktree: Worktree, conflict: Conflict, tr
         git, worktree, conflict, {path: sha for path, sha in files.items() if path not in left}
     )
     found = [Unresolved(path, "unmerged") for path in left] + [Unresolved(path, "markers") for path in marked]
+    if not files.keys() >= set(paths):  # it may have been moved, with all that is in it
+        found += [Unresolved(path, "markers") for path in await _added_with_markers(git, worktree, conflict.tree, tree)]
     return tuple(sorted(found, key=lambda one: one.path))
 
 
@@ -248,6 +250,16 @@ async def _with_markers(
         return max((counts.get(sha, 0) for sha in sides), default=0)
 
     return (path for path, sha in asked.items() if counts.get(sha, 0) > most(path))
+
+
+async def _added_with_markers(git: GitManager, worktree: Worktree, before: str, after: str) -> list[str]:
+    """Return the files that are new since the conflict was laid out and hold markers."""
+    args = ("diff-tree", "-r", "-z", "--no-renames", "--diff-filter=A", before, after)
+    fields = os.fsdecode((await git.run(worktree, *args)).stdout).split("\0")
+    about = {path: line.split(" ") for line, path in zip(fields[::2], fields[1::2], strict=False)}
+    added = {path: parts[3] for path, parts in about.items() if parts[1] in _FILES}
+    counts = await _count_markers(git, worktree, set(added.values()))
+    return [path for path, sha in added.items() if counts.get(sha, 0)]
 
 
 async def _count_markers(git: GitManager, worktree: Worktree, blobs: Collection[str]) -> dict[str, int]:

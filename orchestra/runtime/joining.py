@@ -21,6 +21,7 @@ from orchestra.runtime.worktree import raw_head, remember_head
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from orchestra.agents.context import Snapshot
     from orchestra.agents.meeting import MergeRequest, Position, Record, Side
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from orchestra.runtime.slotfiles import SlotFiles
     from orchestra.runtime.workspace import Workspace
     from orchestra.runtime.worktree import WorktreeManager
+
+_PATHS_AT_ONCE = 250
+"""On one command line, which holds so much and no more."""
 
 
 class Joiner:
@@ -126,6 +130,7 @@ class Joiner:
         )
         async with self._numbers:
             n = await self._number(repository, commit)
+        await self._keep_stages(repository, conflict, n, date_of(request.date))
         failpoint("conflict-kept")
         base = await self._git.merge_base(repository, ours, theirs)
         who = [
@@ -166,11 +171,25 @@ class Joiner:
         await self._git.update_refs(repository, [RefUpdate(f"{prefix}/{number}", commit, None)])
         return number
 
+    async def _keep_stages(self, repository: Repository, conflict: Conflict, n: int, date: datetime) -> None:
+        """Keep what only the index of a conflict names: of a rename git writes the merged file as a side's stage."""
+        plain = {one.path for one in conflict.paths if one.kind in {"content", "modify/delete"}}
+        blobs = sorted({one.sha for one in conflict.stages if one.path not in plain and one.mode != "160000"})
+        if blobs:
+            lines = "".join(f"100644 blob {sha}\t{sha}\n" for sha in blobs).encode()
+            tree = (await self._git.run(repository, "mktree", input=lines)).text
+            message = f"Files that the index of conflict {n} names\n"
+            commit = await self._git.commit_tree(repository, tree, (), message, author=None, date=date)
+            await pin(self._git, repository, f"refs/orchestra/{self._files.session}/stages/{n}", commit, expected=None)
+
     async def _authors(self, repository: Repository, conflict: Conflict, commits: str) -> list[str]:
         """Return the agents that have changed the paths on one side, in the order of the file."""
         paths = [f":(literal){path}" for path in dict.fromkeys(one.path for one in conflict.stages)]
         form = "--format=%(trailers:key=Orchestra-Agent,valueonly,separator=)"
-        found = set((await self._git.run(repository, "log", form, commits, "--", *paths)).text.splitlines())
+        found: set[str] = set()
+        for start in range(0, len(paths), _PATHS_AT_ONCE):
+            some = paths[start : start + _PATHS_AT_ONCE]
+            found.update((await self._git.run(repository, "log", form, commits, "--", *some)).text.splitlines())
         return [name for name in self._nodes if name in found]
 
     async def settle(self, record: Record, date: str) -> Settled:

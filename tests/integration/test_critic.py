@@ -225,3 +225,56 @@ async def test_a_turn_that_ends_beside_a_join_has_its_own_files_in_its_row(works
     row = next(row for row in rows if row["ended"] == [{"agent": "d", "turn": 1}])
     assert row["next"] == ["t"]  # the join has merged in the same step
     assert contents(workshop, row["repos"]["repo"]).keys() >= {"c.txt", "d.txt"}
+
+
+async def test_what_the_index_of_a_conflict_names_survives_the_users_prune(workshop: Workshop) -> None:
+    one, two = ("".join(f"{word} {number} of it\n" for number in range(40)) for word in ("line", "other"))
+    workshop.repo.write({"one.txt": one, "two.txt": two})
+    workshop.repo.git("add", "-A")
+    workshop.repo.git("commit", "-qm", "two files")
+    both = "sed -i 's/{} of/{}! of/' new.txt one.txt two.txt 2>/dev/null; true"
+    script = {
+        "a": [[runs("git mv one.txt new.txt; " + both.format(3, 3)), says("a")]],
+        "b": [[runs("git mv two.txt new.txt; " + both.format(30, 30)), says("b")]],
+        "t": [[says("done")]],
+    }
+    paused = await workshop.run(team(workshop, script, HUMAN))
+    assert [one["path"] for one in paused.conflicts] == ["new.txt"]
+    tree = worktree_of(workshop, paused.record.session_id)
+    workshop.repo.git("worktree", "remove", "-f", "-f", str(tree.path))
+    workshop.repo.git("gc", "-q", "--prune=now")
+
+    again = await workshop.resume(paused.record.session_id)
+
+    assert again.record.status == "paused", again.record.error
+    tree.git("checkout", "--theirs", "new.txt")
+    tree.git("add", "new.txt")
+    done = await workshop.resume(paused.record.session_id)
+    assert done.record.status == "completed", done.record.error
+
+
+async def test_a_conflict_in_more_files_than_a_command_line_holds(workshop: Workshop) -> None:
+    place = "/".join(["a-directory-with-a-name-of-some-length"] * 5)
+    make = f"mkdir -p {place}; cd {place}; seq 1 11000 | while read n; do echo {{}} > a-file-with-number-$n; done"
+    script = {
+        "a": [[runs(make.format("a")), says("a")]],
+        "b": [[runs(make.format("b")), says("b")]],
+        "t": [[says("done")]],
+    }
+
+    paused = await workshop.run(team(workshop, script, HUMAN))
+
+    assert paused.record.status == "paused", paused.record.error
+    assert len(paused.conflicts) == 11_000
+    assert paused.conflicts[0]["agents"] == ["a", "b"]
+
+
+async def test_markers_that_are_moved_to_another_file_are_left(workshop: Workshop) -> None:
+    move = {"tools": [{"name": "move-file", "args": {"path": "app.py", "to": "src/app.py"}}]}
+    failed = await workshop.run(team(workshop, {**CLASH, "t": [[move, says("done")]]}))
+    assert failed.record.error is not None, contents(workshop, failed.commits["repo"])
+    assert "src/app.py (conflict markers are left)" in failed.record.error["message"]
+
+    done = await workshop.run(team(workshop, {**CLASH, "t": [[move, *edits("src/app.py", "x = 4\n")]]}))
+    assert done.record.status == "completed", done.record.error
+    assert contents(workshop, done.commits["repo"]).keys() == {"docs/notes.md", "src/app.py"}
