@@ -212,10 +212,7 @@ async def is_given_up(git: GitManager, worktree: Worktree) -> bool:
     if theirs is None or content_of(worktree.git_dir / "MERGE_HEAD") == theirs:
         return False
     head = await git.read_ref(worktree, "HEAD^{commit}")
-    if head is None:
-        return True
-    answer = await git.run(worktree, "merge-base", "--is-ancestor", theirs, head, ok=(0, 1))
-    return bool(answer.returncode)
+    return head is None or not await git.holds(worktree, head, [theirs])
 
 
 def give_up(worktree: Worktree) -> None:

@@ -170,7 +170,7 @@ class _Drive:
         try:
             run = await self._session_run()
             run.files.let_go_first(await self._standing.interrupted_turns())
-            if not any((await self._standing.merging()).values()):
+            if await self._standing.branches_may_follow():
                 await follower.move(await self._checkpointed())
             try:
                 await self._invoke(run, self._pipeline.pipeline.limits.timeout)

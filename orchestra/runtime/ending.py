@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from orchestra.graph.merging import end_request, end_update
@@ -14,7 +15,7 @@ from orchestra.runtime.notices import listed
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-    from orchestra.agents.meeting import Record
+    from orchestra.agents.meeting import MergeRequest, Record
     from orchestra.runtime.git import GitManager
     from orchestra.runtime.running import SessionRun
     from orchestra.runtime.workspace import Workspace
@@ -28,6 +29,8 @@ async def merge_at_end(
 ) -> Record | None:
     """Merge what is left of branches when a session has ended, as the session's last checkpoint.
 
+    What the user has merged into the session branch since a conflict there is taken.
+
     Args:
         state: The state at the end.
         nodes: Agents and steps in the order of the file.
@@ -40,12 +43,24 @@ async def merge_at_end(
     request = end_request(state, nodes)
     if request is None:
         return None
-    merged = await run.merge(request)
+    merged = await run.merge(await _with_merges_by_hand(run.git, run.workspace, request))
     if merged.record is None or str(merged.record["n"]) not in state.get("_conflicts", {}):
         await update(end_update(state, merged))
     if merged.record is None:
         run.adopt(merged.snapshot)
     return merged.record
+
+
+async def _with_merges_by_hand(git: GitManager, workspace: Workspace, request: MergeRequest) -> MergeRequest:
+    """Begin on the tip of a session branch that holds all that was left beside it."""
+    session, *others = request.sides
+    commits = dict(session.commits)
+    for name, commit in session.commits.items():
+        repo, left = workspace.repos[name], [side.commits[name] for side in others if name in side.commits]
+        tip = await git.read_ref(repo.repository, f"refs/heads/{repo.branch}") if repo.branch and left else None
+        if tip is not None and await git.holds(repo.repository, tip, [commit, *left]):
+            commits[name] = tip
+    return replace(request, sides=(replace(session, commits=commits), *others))
 
 
 async def leave_on_branches(git: GitManager, workspace: Workspace, record: Record) -> dict[str, Any]:
@@ -74,8 +89,8 @@ async def leave_on_branches(git: GitManager, workspace: Workspace, record: Recor
         "code": "merge-conflict",
         "message": f"the work of {' and '.join(map(repr, _names(record)))} conflicts in {record['repo']!r}: {paths}; "
         f"nothing of it was merged, it is on {listed(list(dict.fromkeys(names)))}",
-        "hint": f"merge it yourself: `git -C {top} switch {repo.branch}`, then `git merge` with each of these; "
-        "or join the agents with a list edge, so that an agent resolves it",
+        "hint": f"merge it yourself: `git -C {top} switch {repo.branch}`, then `git merge` with each of these, go back to "
+        "your branch and resume; or join the agents with a list edge, so that an agent resolves it",
         "agent": None,
     }
 

@@ -235,6 +235,13 @@ class GitManager:
         output = await self.run(where, "merge-base", "--end-of-options", first, second, ok=(0, 1))
         return output.text or None
 
+    async def holds(self, where: Place, head: str, commits: Iterable[str]) -> bool:
+        """Tell whether the history of a commit has all of these."""
+        for commit in commits:
+            if (await self.run(where, "merge-base", "--is-ancestor", commit, head, ok=(0, 1))).returncode:
+                return False
+        return True
+
     async def commit_tree(
         self, where: Place, tree: str, parents: Sequence[str], message: str, *, author: str | None, date: datetime
     ) -> str:

@@ -229,7 +229,7 @@ class Joiner:
         """Return the merge that a person made; what is not committed becomes a merge commit of ours."""
         head = await self._git.read_ref(tree, "HEAD^{commit}")
         parents = [record["ours"], record["theirs"]]
-        if head not in (None, record["ours"]) and await self._holds(tree, str(head), parents):
+        if head not in (None, record["ours"]) and await self._git.holds(tree, str(head), parents):
             if await self._git.tree_of(tree, str(head)) == files:
                 return str(head)
             parents = [str(head)]
@@ -240,13 +240,6 @@ class Joiner:
             session=self._files.session,
         )
         return await self._git.commit_tree(tree, files, parents, message, author=None, date=date_of(date))
-
-    async def _holds(self, tree: Worktree, head: str, commits: Sequence[str]) -> bool:
-        for commit in commits:
-            answer = await self._git.run(tree, "merge-base", "--is-ancestor", commit, head, ok=(0, 1))
-            if answer.returncode:
-                return False
-        return True
 
     async def retire(self, slots: Mapping[str, Sequence[str]]) -> None:
         """Remove the worktrees of branches that are merged: repo → slots.

@@ -130,13 +130,20 @@ class SessionRun:
 
     async def merge(self, request: MergeRequest) -> Merged:
         """Bring the commits of several branches together, up to the first conflict."""
-        await self._gate.passed()
-        return await self._joiner.merge(request)
+        try:
+            await self._gate.passed()
+            return await self._joiner.merge(request)
+        except BaseException:
+            self.files.let_pass(request.target)
+            raise
 
     async def settle(self, record: Record, date: str) -> Settled:
         """Hand a conflict to a person, or take up what the person has resolved since."""
-        await self._gate.passed()
-        return await self._joiner.settle(record, date)
+        try:
+            await self._gate.passed()
+            return await self._joiner.settle(record, date)
+        finally:
+            self.files.let_pass(record["target"])
 
     def adopt(self, snapshot: Snapshot) -> None:
         """Note what a merge gave, now that the node which asked for it is sure to end."""

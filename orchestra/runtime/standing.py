@@ -138,6 +138,17 @@ class Standing:
                 named.setdefault(repo, set()).add(commit)
         return named if rows else None
 
+    async def branches_may_follow(self) -> bool:
+        """Tell whether branches have to be where the last checkpoint puts them.
+
+        Not while a conflict is open, nor where only the merge at the end is left: the user may have made it.
+        """
+        state = await self._state()
+        ended = state.next == () and state.tasks == ()
+        return not any(state.values.get("_merging", {}).values()) and not (
+            ended and any(state.values.get("_loose", {}).values())
+        )
+
     async def _turns_under_way(self) -> list[Under]:
         begun = await self._begun()
         return [

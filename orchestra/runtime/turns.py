@@ -118,11 +118,9 @@ async def pin(git: GitManager, where: Place, ref: str, new: str, *, expected: st
     if found == new:
         return
     updates = [RefUpdate(ref, new, found)]
-    if found not in (None, expected):
-        ancestor = await git.run(where, "merge-base", "--is-ancestor", str(found), new, ok=(0, 1))
-        if ancestor.returncode:
-            session = ref.split("/")[2]
-            updates.append(RefUpdate(f"refs/orchestra/{session}/rescue/{stamp()}-{slot_of(where)}", found, None))
+    if found is not None and found != expected and not await git.holds(where, new, [found]):
+        session = ref.split("/")[2]
+        updates.append(RefUpdate(f"refs/orchestra/{session}/rescue/{stamp()}-{slot_of(where)}", found, None))
     await git.update_refs(where, updates)
 
 

@@ -399,3 +399,28 @@ async def test_a_join_inside_a_branch_merges_into_the_branch_and_the_outer_one_i
     joined = next(row for row in root if row["next"] == ["last"])
     assert "<<<<<<< " in contents(workshop, joined["repos"]["repo"])["app.py"]
     assert main not in {row["repos"]["repo"] for row in root[root.index(joined) :]}
+
+
+async def test_what_conflicts_at_the_end_can_be_merged_by_hand_on_the_session_branch(workshop: Workshop) -> None:
+    from orchestra.testing import GitRepo
+
+    script = {"lead": [edits("lead.txt", "1\n")], **CLASH}
+    graph: list[dict[str, Any]] = [
+        {"from": "START", "to": "lead"},
+        {"from": "lead", "to": ["a", "b"]},
+        {"from": ["a", "b"], "to": "END"},
+    ]
+    failed = await workshop.run(team(workshop, script, graph))
+    branch = failed.branches["repo"]
+    look = GitRepo(workshop.home / "look")
+    workshop.repo.git("worktree", "add", "-q", str(look.path), branch)
+    look.git("merge", "-q", f"{branch}--a")
+    look.git("merge", "-q", "-X", "theirs", f"{branch}--b")
+    mine = look.git("rev-parse", "HEAD")
+    workshop.repo.git("worktree", "remove", str(look.path))
+
+    done = await workshop.resume(failed.record.session_id)
+
+    assert done.record.status == "completed", done.record.error
+    assert done.commits["repo"] == mine == workshop.repo.git("rev-parse", branch)
+    assert contents(workshop, mine)["app.py"] == "x = 3"

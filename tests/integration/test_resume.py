@@ -91,7 +91,9 @@ def test_of_parallel_writers_nobody_is_lost_when_one_is_killed_in_the_middle(wor
             "left.txt": "2",
             "right.txt": "2",
         }
-        assert model_calls(workshop, killed.session) == {(first, 1): 3, (second, 1): 3}
+        paid = model_calls(workshop, killed.session)
+        assert paid.keys() == {(first, 1), (second, 1)}
+        assert all(3 <= calls <= 4 for calls in paid.values()), paid
         assert sorted(turn_commits(workshop, result.branches["repo"])) == [f"{first}:1", f"{second}:1"]
         assert_consistent(workshop, result)
 
