@@ -89,8 +89,8 @@ async def leave_on_branches(git: GitManager, workspace: Workspace, record: Recor
         "code": "merge-conflict",
         "message": f"the work of {' and '.join(map(repr, _names(record)))} conflicts in {record['repo']!r}: {paths}; "
         f"nothing of it was merged, it is on {listed(list(dict.fromkeys(names)))}",
-        "hint": f"merge it yourself: `git -C {top} switch {repo.branch}`, then `git merge` with each of these, go back to "
-        "your branch and resume; or join the agents with a list edge, so that an agent resolves it",
+        "hint": f"merge it yourself: `git -C {top} switch {repo.branch}`, then `git merge` with each of these, go back "
+        "to your branch and resume; or join the agents with a list edge, so that an agent resolves it",
         "agent": None,
     }
 
