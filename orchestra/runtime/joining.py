@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from orchestra.runtime.workspace import Workspace
     from orchestra.runtime.worktree import WorktreeManager
 
-_PATHS_AT_ONCE = 250
+_PATHS_AT_ONCE = 200
 """On one command line, which holds so much and no more."""
 
 

@@ -72,7 +72,7 @@ TRIED: dict[str, list[tuple[str, int]]] = {
     "ending": [("merge-made", 1), ("merge-pinned", 2), ("checkpoint-written", 2), ("one-branch-moved", 2)],
 }
 """Scenario → failpoint → at how many of its passes the session is killed: each where it matters most."""
-AT_RANDOM = {"round": 6, "branches": 5, "meeting": 6, "person": 3, "ending": 3}
+AT_RANDOM = {"round": 3, "branches": 3, "meeting": 3, "person": 1, "ending": 2}
 """Scenario → trials with up to five kills at random instants."""
 
 
@@ -188,7 +188,7 @@ def _drop_references(trial: Trial) -> None:
 
 def _pay_more(trial: Trial) -> None:
     with (trial.directory / "model-calls").open("a") as file:
-        file.write("left:1:0\n" * 3)
+        file.write("left:1:0\n" * (trial.scenario.at_once + 1))
 
 
 def _rewind_checkpoints(where: str) -> Callable[[Trial], None]:
@@ -266,7 +266,7 @@ SPOILS: dict[str, tuple[Callable[[Trial], None], str]] = {
     "a branch's worktree left": (_make(".orchestra/worktrees/{session}/left"), "there is left"),
     "trash left": (_make(".orchestra/trash/{session}-left"), "there is left"),
     "an event lost": (_edit("DELETE FROM events WHERE seq = 5"), "a gap"),
-    "a call paid thrice more": (_pay_more, "more model calls"),
+    "calls paid again too often": (_pay_more, "more model calls"),
     "a lock left": (_write(".git/worktrees/index.lock", ""), "lock files"),
     "a stranger's file lost": (lambda trial: trial.strangers.append("gone.txt"), "lost"),
 }
