@@ -373,7 +373,7 @@ class TestDeleted:
         assert_goes_on(workshop, made, before)
 
     def test_a_session_deleted_while_it_runs_says_where_its_commits_are(self, workshop: Workshop) -> None:
-        workshop.events = At("tool_ended:2", lambda: shutil.rmtree(workshop.repo.path / ".orchestra"))
+        workshop.events = At("snapshot_taken:1", lambda: shutil.rmtree(workshop.repo.path / ".orchestra"))
         outcome = drive(workshop, crash_pipeline(workshop))
 
         assert (outcome.code, outcome.exit_code) == ("session-deleted", 1)
