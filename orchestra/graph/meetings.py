@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from orchestra.graph.topology import reachable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
+    from orchestra.agents.meeting import Resolver
     from orchestra.graph.parallel import Parallelism
     from orchestra.graph.regions import Branches
     from orchestra.graph.topology import Join, Topology
-
-Resolver = Literal["agent", "human", "fail"]
 
 
 @dataclass(frozen=True, slots=True)
