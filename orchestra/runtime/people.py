@@ -1,0 +1,143 @@
+"""Who can be asked: the ways to a person, and how a person's turn is taken (DESIGN §6).
+
+A channel only carries words. What they mean, which of them only look, and that exactly one answer counts is the same
+for all of them: in the process that drives a session, and in one that is attached to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol
+
+from orchestra.agents.conversation import UnknownCommandError, understand
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from orchestra.agents.conversation import Question
+    from orchestra.runtime.inbox import Inbox
+
+LOOK_EVERY = 0.1
+"""Seconds between two looks into the inbox while a question is open."""
+
+HELP = """\
+Write to the agent, or:
+  /approve [why]   agree with what it says, and end its turn
+  /reject [why]    send it back, with your reason
+  /done [what]     end its turn with neither
+  /undo            take back your last message, and what the agent did on it, files too
+  /diff            show what the agent has changed, and what changed since you last decided
+  /help            this text
+A message that begins with a slash is written with two."""
+
+
+class Channel(Protocol):
+    """A way to a person."""
+
+    @property
+    def name(self) -> str:
+        """How an answer that came through it is called: `terminal`, `input`."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether somebody may still answer through it."""
+
+    async def ask(self, question: Question) -> str | None:
+        """Let the person answer, and return the words as they are.
+
+        The question itself is shown by whoever shows the session's events. Several may be open at once: they are
+        put one after another, and the person sees whose they are. Cancelled, where somebody else has answered, it
+        stays usable for the next question.
+
+        Returns:
+            None: the person has left; the channel is closed.
+        """
+
+    async def tell(self, text: str) -> None:
+        """Show something to this person alone."""
+
+
+async def take_turn(
+    channel: Channel, question: Question, *, give: Callable[[str], bool], diff: Callable[[Question], Awaitable[str]]
+) -> bool:
+    """Have a person answer a question; commands that only look are served, and words that mean nothing refused.
+
+    Args:
+        channel: The way to the person.
+        question: What is asked.
+        give: Puts the answer into the inbox; False: somebody was faster.
+        diff: Describes what has changed.
+
+    Returns:
+        False: the person has left.
+    """
+    while True:
+        line = await channel.ask(question)
+        if line is None:
+            return False
+        try:
+            said = understand(line)
+        except UnknownCommandError as error:
+            await channel.tell(f"{error.message}; {error.hint}")
+            continue
+        if said is not None:
+            if not give(line.strip()):
+                await channel.tell("somebody else has answered already; yours does not count")
+            return True
+        if line.strip():
+            await channel.tell(await diff(question) if line.strip().startswith("/diff") else HELP)
+
+
+class People:
+    """Everybody who may answer the questions of a session that this process drives.
+
+    Args:
+        inbox: Where answers arrive.
+        channels: The ways to persons from this process; others answer by the inbox.
+        diff: Describes what has changed, for `/diff`.
+    """
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        channels: Sequence[Channel] = (),
+        *,
+        diff: Callable[[Question], Awaitable[str]],
+    ) -> None:
+        self._inbox = inbox
+        self._channels = tuple(channels)
+        self._diff = diff
+
+    def are_there(self) -> bool:
+        """Tell whether anybody may answer now."""
+        return any(channel.is_open for channel in self._channels) or self._inbox.somebody_is_present()
+
+    async def wait_for(self, question: Question) -> bool:
+        """Wait until a question is answered; False: there is nobody, or nobody any more."""
+        talks = [asyncio.create_task(self._talk(channel, question)) for channel in self._channels if channel.is_open]
+        try:
+            while self._inbox.answer(question.id) is None:
+                talking = [talk for talk in talks if not talk.done()]
+                for talk in talks:
+                    if talk.done():
+                        talk.result()  # a bug in a channel is told, not waited for
+                if not talking and not self._inbox.somebody_is_present():
+                    return self._inbox.answer(question.id) is not None
+                if talking:
+                    await asyncio.wait(talking, timeout=LOOK_EVERY, return_when=asyncio.FIRST_COMPLETED)
+                else:
+                    await asyncio.sleep(LOOK_EVERY)
+            return True
+        finally:
+            for talk in talks:
+                talk.cancel()
+            for talk in talks:
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([talk])
+
+    async def _talk(self, channel: Channel, question: Question) -> None:
+        def give(line: str) -> bool:
+            return self._inbox.give(question.id, line, by=channel.name)
+
+        await take_turn(channel, question, give=give, diff=self._diff)
