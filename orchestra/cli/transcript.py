@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from orchestra.agents.conversation import Question, understand
+from orchestra.agents.conversation import Question
 from orchestra.cli.prose import Prose
 from orchestra.cli.render import escape_prose
 
@@ -78,7 +78,7 @@ class Transcript:
         self._asked: set[str] = set()
         self._answered: set[str] = set()
         self._told: set[str] = set()
-        self._typed: dict[str, tuple[str, str, str]] = {}
+        self._typed: dict[str, tuple[str, str]] = {}
         self._after_prose = False
         self._changed = asyncio.Event()
 
@@ -149,8 +149,7 @@ class Transcript:
 
     def typed(self, question: Question, line: str, *, by: str) -> None:
         """Note that an answer stands on the screen already, as it was typed."""
-        if said := understand(line):
-            self._typed[question.id] = (by, said.kind, said.text)
+        self._typed[question.id] = (by, line.strip())
 
     def has_shown(self, text: str) -> bool:
         """Tell whether a text of an agent was shown."""
@@ -272,20 +271,19 @@ class Transcript:
             self._keep(speaker, question)
 
     def _answer(self, speaker: _Speaker, payload: Mapping[str, Any]) -> None:
-        question, by, kind, text = (str(payload[name]) for name in ("question", "by", "kind", "text"))
+        question, by, text = (str(payload[name]) for name in ("question", "by", "text"))
         if question not in self._told:  # after a crash the same answer is taken once more
             self._told.add(question)
-            if self._typed.pop(question, None) != (by, kind, text):
-                self._do(speaker, lambda: self._show_answer(by, kind, text))
+            if self._typed.pop(question, None) != (by, text):
+                self._do(speaker, lambda: self._show_answer(by, text))
         self._answered.add(question)
         if speaker.asks == question or speaker.due:
             self._do(speaker, lambda: self._let_go(speaker))
 
-    def _show_answer(self, by: str, kind: str, text: str) -> None:
+    def _show_answer(self, by: str, text: str) -> None:
         who = "you> " if by in self._own else f"by {escape_prose(by)}> "
-        words = text if kind == "message" else f"/{kind} {text}".rstrip()
         self.screen.blank_line()
-        lines = escape_prose(words).split("\n")
+        lines = escape_prose(text).split("\n")
         self._line(self.screen.bold(who) + f"\n{' ' * len(who)}".join(lines))
 
     def _header(self, speaker: _Speaker) -> None:
