@@ -122,6 +122,15 @@ async def test_calls_that_write_go_one_after_another_also_when_a_reply_comes_onc
     assert kinds == ["tool_started", "tool_ended"] * 4
 
 
+async def test_a_model_that_says_nothing_is_no_empty_message_in_the_middle(workshop: Workshop) -> None:
+    script = {"talker": [[{"text": " "}, {"text": "Second."}]]}
+
+    result = await workshop.run(workshop.pipeline(talk(), script=script), channels=[Person("well?", "/undo", "/done")])
+
+    # After the undo the reply is the empty one's stand-in, which was not taken back.
+    assert result.agent_outputs["talker"]["text"] == "(no answer)"
+
+
 async def test_there_may_be_nothing_to_take_back(workshop: Workshop) -> None:
     person = Person("/undo", "/done")
 
