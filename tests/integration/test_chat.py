@@ -42,6 +42,9 @@ class Person:
         self.asked.append(question)
         return self.lines.pop(0) if self.lines else None
 
+    def settled(self, question: Question) -> None:
+        pass
+
     async def tell(self, text: str) -> None:
         self.told.append(text)
 
