@@ -16,10 +16,11 @@ import yaml
 from orchestra.testing import GitRepo, git_repo, write_script
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from orchestra.runtime.drive import SessionResult
     from orchestra.runtime.observability import Event
+    from orchestra.runtime.people import Channel
 
 COMMAND = Path(sys.executable).with_name("orchestra")
 """The installed command."""
@@ -73,18 +74,20 @@ class Workshop:
 
         project = find_project(self.repo.path)
         repos = {name: Path(where) for name, where in settings.pop("repos", {}).items()}
+        channels = settings.pop("channels", ())
         resolved = load_and_resolve(path, project, repos=repos, cwd=self.repo.path, **settings)
         values = read_inputs(resolved, inputs or {})
-        return await SessionManager(project, self.events.append).start(resolved, values, settings=settings)
+        return await SessionManager(project, self.events.append, channels).start(resolved, values, settings=settings)
 
-    async def resume(self, session_id: str) -> SessionResult:
+    async def resume(self, session_id: str, *, channels: Sequence[Channel] = ()) -> SessionResult:
         """Resume a session in this process."""
         from orchestra.graph.project import find_project
         from orchestra.runtime.session import SessionManager
         from orchestra.runtime.store import find_session
 
         project = find_project(self.repo.path)
-        return await SessionManager(project, self.events.append).resume(find_session(project.root, session_id))
+        files = find_session(project.root, session_id)
+        return await SessionManager(project, self.events.append, channels).resume(files)
 
     def checkpoints(self, session_id: str) -> list[dict[str, Any]]:
         """Return the rows of `orchestra log --json`."""

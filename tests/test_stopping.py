@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestra.runtime.stopping import StopGate, finish, in_full
+from orchestra.runtime.stopping import Countdown, StopGate, finish, in_full
 
 
 def told() -> tuple[list[tuple[str, dict[str, Any]]], Any]:
@@ -16,12 +16,16 @@ def told() -> tuple[list[tuple[str, dict[str, Any]]], Any]:
     return events, lambda kind, payload: events.append((kind, payload))
 
 
+async def never() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
 async def cancelled_soon(
     work: asyncio.Future[Any], gate: StopGate, *, times: int = 1
 ) -> list[tuple[str, dict[str, Any]]]:
     """Finish some work in a task that is cancelled."""
     events, tell = told()
-    task = asyncio.ensure_future(finish(work, gate, seconds=None, tell=tell))
+    task = asyncio.ensure_future(finish(work, gate, countdown=Countdown(None), tell=tell, called_off=never()))
     for _ in range(times):
         await asyncio.sleep(0.02)
         task.cancel()
@@ -116,7 +120,7 @@ async def test_a_time_limit_cuts_off_without_a_grace() -> None:
     work = asyncio.ensure_future(asyncio.sleep(60))
 
     with pytest.raises(TimeoutError):
-        await finish(work, StopGate(), seconds=0.02, tell=tell)
+        await finish(work, StopGate(), countdown=Countdown(0.02), tell=tell, called_off=never())
 
     assert (work.cancelled(), events) == (True, [])
 
@@ -131,3 +135,37 @@ async def test_what_is_done_in_full_outlasts_one_cancellation() -> None:
     task.cancel()
 
     assert await task == "done"
+
+
+async def test_whoever_calls_a_session_off_stops_it_as_a_signal_does() -> None:
+    gate, work = StopGate(), asyncio.ensure_future(never())
+    called_off = asyncio.Event()
+    events, tell = told()
+    async with gate.turn() as calls:
+        with calls.person():
+            asyncio.get_running_loop().call_later(0.02, called_off.set)
+
+            async def called() -> None:
+                await called_off.wait()
+
+            await finish(work, gate, countdown=Countdown(None), tell=tell, called_off=called())
+
+    assert work.cancelled()
+    assert [kind for kind, _ in events] == ["session_stopping"]
+
+
+async def test_time_in_which_a_person_is_waited_for_does_not_count() -> None:
+    countdown, counted = Countdown(0.2), []
+
+    async def session() -> None:
+        async with countdown.running():
+            with countdown.stopped():
+                await asyncio.sleep(0.3)
+                with countdown.stopped():
+                    await asyncio.sleep(0.1)
+            counted.append("the person has answered")
+            await never()
+
+    with pytest.raises(TimeoutError):
+        await session()
+    assert counted

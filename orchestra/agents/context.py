@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping
     from contextlib import AbstractAsyncContextManager
 
+    from orchestra.agents.conversation import Question
     from orchestra.agents.meeting import MergeRequest, Record
 
 Snapshot = dict[str, dict[str, dict[str, Any]]]
@@ -97,6 +98,23 @@ class Turn(ToolContext, Protocol):
 
     async def model_failed(self, error: TurnFailed) -> bool:
         """Count a turn whose model could not be had; True: call the model again, False: give up."""
+
+    async def is_heard(self, question: str) -> bool:
+        """Tell whether a question has its answer already, or somebody is there who may give one."""
+
+    async def ask(self, question: Question, decided: Mapping[str, Any] | None) -> str | None:
+        """Have a person answer a question, for as long as somebody is there.
+
+        Args:
+            question: What the agent has said; what has changed in the files is filled in.
+            decided: What the person decided in the agent's turn before.
+
+        Returns:
+            The words of the person; None: nobody is there, or nobody any more. The same question has the same answer.
+        """
+
+    async def rewind(self, snapshot: Snapshot) -> Snapshot:
+        """Put the files back to an earlier snapshot of the turn, and return the snapshot channel's update."""
 
     async def finish(self, messages: Mapping[str, str]) -> Snapshot:
         """Commit what the turn changed and return the snapshot channel's update.
@@ -238,6 +256,18 @@ class DetachedTurn:
     async def model_failed(self, error: TurnFailed) -> bool:  # noqa: ARG002 - the protocol's argument
         """Give up at once: the embedding program decides what to retry."""
         return False
+
+    async def is_heard(self, question: str) -> bool:  # noqa: ARG002 - the protocol's argument
+        """Nobody is there."""
+        return False
+
+    async def ask(self, question: Question, decided: Mapping[str, Any] | None) -> str | None:  # noqa: ARG002 - the protocol's arguments
+        """Nobody is there: the embedding program answers the interrupt."""
+        return None
+
+    async def rewind(self, snapshot: Snapshot) -> Snapshot:  # noqa: ARG002 - the protocol's argument
+        """There are no files."""
+        return {}
 
     async def finish(self, messages: Mapping[str, str]) -> Snapshot:  # noqa: ARG002 - the protocol's argument
         """Nothing is to be committed."""

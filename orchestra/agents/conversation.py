@@ -6,11 +6,13 @@ the agent, or one of the commands that end the turn or take a message back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from orchestra.errors import AgentError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 DECISIONS = {"/done": "done", "/approve": "approve", "/reject": "reject"}
 """What ends the turn → the decision that it stands for."""
@@ -57,7 +59,7 @@ class Question:
     files: Changes = field(default_factory=Changes)
     """What the agent has changed in its turn so far."""
     since: Since | None = None
-    """Only where the agent asks for the first time in a later turn."""
+    """In a later turn of the agent."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the payload of its event, and what `respond --json` shows."""
@@ -153,6 +155,6 @@ def _unknown(word: str, rest: str) -> UnknownCommandError:
     )
 
 
-def answer(said: Said, question: Question, commits: Mapping[str, str]) -> dict[str, Any]:
-    """Return the output of an interactive agent (DESIGN §4)."""
-    return {"decision": said.kind, "reason": said.text or None, "text": question.text, "commits": dict(commits)}
+def decision(said: Said, question: Question) -> dict[str, Any]:
+    """Return the output of an interactive agent (DESIGN §4); its commits are known once its turn has ended."""
+    return {"decision": said.kind, "reason": said.text or None, "text": question.text, "commits": {}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from orchestra.agents.context import TurnFailed
 from orchestra.errors import PipelineError
@@ -27,6 +27,9 @@ DEFAULT_MAX_CALLS = 100
 
 COMMIT_TOOL = "git-commit"
 
+_NO_BOUND = 1_000_000_000
+"""Steps of LangGraph's."""
+
 
 @dataclass(frozen=True, slots=True)
 class TurnResult:
@@ -43,6 +46,15 @@ class TurnResult:
     snapshot: Snapshot
     calls: int
     """Model calls."""
+    decision: dict[str, Any] | None = None
+    """How a person ended the turn of an interactive agent: its output, without the commits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interaction:
+    """How an interactive agent talks with a person."""
+
+    when_absent: Literal["pause", "finish"]
 
 
 class AgentHarness:
@@ -56,6 +68,7 @@ class AgentHarness:
         ref: The model.
         output: What it has to hand in; None for plain text.
         max_calls: Model calls a turn.
+        interaction: How it talks with a person; None: it works alone.
         backoff: How failed model calls are tried again; the scripted provider never waits.
     """
 
@@ -69,6 +82,7 @@ class AgentHarness:
         *,
         output: OutputSpec | None = None,
         max_calls: int = DEFAULT_MAX_CALLS,
+        interaction: Interaction | None = None,
         backoff: Backoff | None = None,
     ) -> None:
         self.name = name
@@ -78,10 +92,17 @@ class AgentHarness:
         self._ref = ref
         self._output = output
         self._max_calls = max_calls
+        self._interaction = interaction
         self._backoff = backoff
 
     async def run(
-        self, *, variables: Mapping[str, Any], context: str, turn: Turn, config: RunnableConfig
+        self,
+        *,
+        variables: Mapping[str, Any],
+        context: str,
+        turn: Turn,
+        config: RunnableConfig,
+        decided: Mapping[str, Any] | None = None,
     ) -> TurnResult:
         """Run a turn, or go on with it from its last checkpoint.
 
@@ -90,15 +111,23 @@ class AgentHarness:
             context: The first human message: inputs, outputs of others.
             turn: The attempt of the turn.
             config: The config of the node; the agent's checkpoints are stored under its namespace.
+            decided: What a person decided in the agent's turn before.
 
         Raises:
             TurnFailed: The turn failed; its `retry` says how it may go on.
             AgentError: A limit of the session is reached.
         """
         from langchain_core.messages import HumanMessage
+        from langchain_core.runnables.config import merge_configs
 
-        inner = turn_config(config, turn.attempt, steps=2 * self._max_calls + 10)
-        agent = self._agent(variables, turn, await _answered_calls(inner))
+        from orchestra.agents.speech import Speech
+
+        # A person may ask for ever; who counts then is the person.
+        steps = _NO_BOUND if self._interaction else 2 * self._max_calls + 10
+        inner = turn_config(config, turn.attempt, steps=steps)
+        agent = self._agent(variables, turn, await _answered_calls(inner), decided)
+        if self._interaction is not None:
+            inner = merge_configs(inner, {"callbacks": [Speech(turn)]})
         first = {"messages": [HumanMessage(context if context.strip() else "Begin.")], "snapshot": turn.start}
         result = self._result(await agent.ainvoke(first, inner))
         if self._output is None and not result.text.strip():
@@ -106,12 +135,20 @@ class AgentHarness:
             turn.emit("warning", code="empty-answer", message=text)
         return result
 
-    def _agent(self, variables: Mapping[str, Any], turn: Turn, answered: frozenset[str]) -> Any:
+    def _agent(
+        self,
+        variables: Mapping[str, Any],
+        turn: Turn,
+        answered: frozenset[str],
+        decided: Mapping[str, Any] | None,
+    ) -> Any:
         from langchain.agents import create_agent
         from langchain.agents.middleware import ModelRetryMiddleware
 
         from orchestra.agents.attempts import AttemptMiddleware
         from orchestra.agents.calls import NO_PAUSES, Backoff, is_retryable
+        from orchestra.agents.chat import INSTRUCTION as CONVERSATION
+        from orchestra.agents.chat import ChatMiddleware
         from orchestra.agents.middleware import TurnMiddleware, TurnState
         from orchestra.agents.outputs import INSTRUCTION
         from orchestra.agents.toolbox import AgentTool, OutputTool
@@ -141,11 +178,18 @@ class AgentHarness:
         prompt = self._prompt.render(variables)
         if self._output is not None:
             prompt = f"{prompt}\n\n{INSTRUCTION}"
+        middleware: list[Any] = [limits, retries, attempts]
+        if self._interaction is not None:
+            prompt = f"{prompt}\n\n{CONVERSATION}"
+            chat = ChatMiddleware(
+                turn, when_absent=self._interaction.when_absent, max_calls=self._max_calls, decided=decided
+            )
+            middleware.insert(0, chat)
         return create_agent(
             model,
             [*tools, OutputTool.of(self._output)] if self._output else tools,
             system_prompt=prompt or None,
-            middleware=[limits, retries, attempts],
+            middleware=middleware,
             state_schema=TurnState,
         )
 
@@ -158,7 +202,9 @@ class AgentHarness:
         text = str(last.text)
         output = self._validated(last) if self._output else text
         commit_messages = _commit_messages(messages, {tool.name for tool in self._tools})
-        return TurnResult(output, text, messages, commit_messages, state.get("snapshot") or {}, len(replies))
+        decision = (state.get("chat") or {}).get("decision")
+        snapshot = state.get("snapshot") or {}
+        return TurnResult(output, text, messages, commit_messages, snapshot, len(replies), decision)
 
     def _validated(self, reply: AIMessage) -> Any:
         from orchestra.agents.outputs import InvalidOutputError

@@ -187,7 +187,12 @@ class ProviderResolver:
             from orchestra.agents.scripted import ScriptedChatModel
 
             return ScriptedChatModel(
-                script=self.script(ref.provider), agent=agent, turn=turn, model_name=ref.model, provider="scripted"
+                script=self.script(ref.provider),
+                agent=agent,
+                turn=turn,
+                model_name=ref.model,
+                provider="scripted",
+                streaming=True,
             )
         key = (ref.provider.name, ref.model)
         if key not in self._models:

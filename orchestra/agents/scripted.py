@@ -54,6 +54,8 @@ class ScriptedChatModel(BaseChatModel):
     turn: int = 1
     model_name: str = "scripted"
     provider: str = "scripted"
+    streaming: bool = True
+    """LangChain streams where this was given when the model was made."""
 
     @property
     def _llm_type(self) -> str:

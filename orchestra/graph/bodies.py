@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage
-from langgraph.types import interrupt
 
 from orchestra.agents.context import TurnFailed
-from orchestra.agents.harness import AgentHarness
+from orchestra.agents.harness import AgentHarness, Interaction
 from orchestra.agents.outputs import InvalidOutputError
 from orchestra.graph.briefing import briefing
 from orchestra.graph.extension import output_fields
 from orchestra.prompts.composer import render_template
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from langchain_core.runnables import RunnableConfig
 
     from orchestra.agents.context import Turn
-    from orchestra.agents.harness import TurnResult
     from orchestra.graph.resolved import ResolvedAgent, ResolvedPipeline, ResolvedStep
     from orchestra.tools.registry import ToolResult
 
@@ -53,6 +50,7 @@ class AgentBody:
             agent.model,
             output=agent.output,
             max_calls=agent.spec.max_calls,
+            interaction=Interaction(agent.spec.when_absent) if agent.spec.mode == "interactive" else None,
         )
         self.worktrees = agent.worktrees
         self.writes = agent.writes
@@ -62,19 +60,17 @@ class AgentBody:
         name, spec = self._agent.name, self._agent.spec
         context = briefing(name, state, self._pipeline.topology, context=spec.context, turn=turn.number)
         variables = template_variables(state, self._pipeline, turn.number)
-        result = await self._harness.run(variables=variables, context=context, turn=turn, config=config)
-        decides = spec.mode == "interactive"
-        output = self._settled(result) if decides else result.output
+        before = state.get("agent_outputs", {}).get(name)
+        decided = before if isinstance(before, Mapping) and "decision" in before else None
+        result = await self._harness.run(
+            variables=variables, context=context, turn=turn, config=config, decided=decided
+        )
+        decides = result.decision is not None
+        output = result.decision if decides else result.output
         text = result.text or ("" if isinstance(output, str) else json.dumps(output, ensure_ascii=False))
         message = AIMessage(text, name=name, id=f"{name}-{turn.number}")
         update = {"agent_outputs": {name: output}, "messages": [message], **_own_fields(output, self._fields)}
         return Outcome(update, result.commit_messages, decides)
-
-    def _settled(self, result: TurnResult) -> dict[str, Any]:
-        """End an interactive turn without a person at hand: with the first answer, or by waiting for one."""
-        if self._agent.spec.when_absent == "pause":
-            interrupt({"question": {"agent": self._agent.name, "text": result.text}})
-        return {"decision": "done", "reason": None, "text": result.text, "commits": {}}
 
 
 class StepBody:

@@ -14,19 +14,23 @@ from orchestra.errors import OrchestraError, SessionError
 from orchestra.graph.compiler import GraphCompiler, entries
 from orchestra.graph.nodes import GraphContext
 from orchestra.runtime.branches import BranchFollower, branch_positions
+from orchestra.runtime.changes import describe
 from orchestra.runtime.checkpoints import OrchestraSaver
 from orchestra.runtime.database import open_database
 from orchestra.runtime.ending import leave_on_branches, merge_at_end
+from orchestra.runtime.inbox import Inbox
 from orchestra.runtime.joining import Joiner
 from orchestra.runtime.machine import database_error, machine_error, resumable
 from orchestra.runtime.observability import ObservabilityLogger
+from orchestra.runtime.people import People
+from orchestra.runtime.questions import Questions
 from orchestra.runtime.remains import tell_remains
 from orchestra.runtime.running import SessionRun, timed_out
 from orchestra.runtime.setup import Setup
 from orchestra.runtime.slotfiles import SlotFiles
 from orchestra.runtime.snapshots import WorkspaceSnapshotIndex
 from orchestra.runtime.standing import Standing
-from orchestra.runtime.stopping import StopGate, finish, forget_cancellation, in_full
+from orchestra.runtime.stopping import Countdown, StopGate, finish, forget_cancellation, in_full
 from orchestra.runtime.store import SessionRecord, SessionRow, Status, read_session
 
 if TYPE_CHECKING:
@@ -38,8 +42,8 @@ if TYPE_CHECKING:
     from orchestra.agents.context import Snapshot, TurnRequest
     from orchestra.graph.resolved import ResolvedPipeline
     from orchestra.runtime.git import GitManager
-    from orchestra.runtime.notices import Notice
     from orchestra.runtime.observability import Event
+    from orchestra.runtime.people import Channel
     from orchestra.runtime.workspace import Workspace
     from orchestra.runtime.worktree import WorktreeManager
 
@@ -84,8 +88,8 @@ class OpenSession:
     git: GitManager
     worktrees: WorktreeManager
     workspace: Workspace
-    notices: tuple[Notice, ...] = ()
-    """What the user should know when it starts."""
+    channels: tuple[Channel, ...] = ()
+    """The ways to the people who may answer from this process."""
 
 
 async def drive(session: OpenSession, listener: Callable[[Event], None] | None) -> SessionResult:
@@ -122,7 +126,6 @@ class _Drive:
         self._git = session.git
         self._worktrees = session.worktrees
         self._workspace = workspace = session.workspace
-        self._notices = session.notices
         self._connection = connection
         self._saver = OrchestraSaver(
             connection,
@@ -140,6 +143,10 @@ class _Drive:
         self._standing = Standing(self._graph, self._saver, self._session, pipeline.branches.by_name)
         self._config: RunnableConfig = {"configurable": {"thread_id": self._session}}
         self._gate = StopGate()
+        self._countdown = Countdown(pipeline.pipeline.limits.timeout)
+        self._inbox = Inbox(session.record.files)
+        people = People(self._inbox, session.channels, diff=partial(describe, session.git, workspace))
+        self._questions = Questions(self._inbox, people, self._row, self._gate, self._countdown)
         self._interrupted = False
 
     async def run(self) -> SessionResult:
@@ -165,15 +172,15 @@ class _Drive:
         started = self._record.checkpoints == 0
         await self._row.set(Status.RUNNING)
         self._log.emit("session_started" if started else "session_resumed", self._what_runs())
-        for notice in self._notices:
-            self._log.emit(*notice.event)
+        for kind, payload in self._record.settings.get("notices", ()) if started else ():
+            self._log.emit(kind, payload)
         try:
             run = await self._session_run()
             run.files.let_go_first(await self._standing.interrupted_turns())
             if await self._standing.branches_may_follow():
                 await follower.move(await self._checkpointed())
             try:
-                await self._invoke(run, self._pipeline.pipeline.limits.timeout)
+                await self._invoke(run)
             finally:
                 await in_full(run.retired())
             await in_full(self._settle(run))
@@ -181,9 +188,10 @@ class _Drive:
             await self._fail({"code": error.code, "message": error.message, "hint": error.hint, "agent": None})
         except asyncio.CancelledError:
             # What is checkpointed stays, and the result says how to go on.
-            self._interrupted = True
-            self._log.emit("session_interrupted")
             forget_cancellation()
+            if not await in_full(self._call_off()):
+                self._interrupted = True
+                self._log.emit("session_interrupted")
         except sqlite3.Error:
             raise  # nothing can be written about it
         except Exception as error:  # noqa: BLE001 - a session is never left as if it were running
@@ -228,6 +236,7 @@ class _Drive:
             await self._standing.failed_attempts(),
             self._gate,
             await self._standing.begun_turns(),
+            self._questions,
         )
 
     def _tell(self, kind: str, payload: dict[str, Any], turn: TurnRequest | None) -> None:
@@ -236,16 +245,18 @@ class _Drive:
         else:
             self._log.emit(kind, payload, node=turn.node, turn=turn.number, attempt=turn.attempt)
 
-    async def _invoke(self, run: SessionRun, seconds: float | None) -> None:
-        """Run the graph from where it stands, for so long at the most."""
+    async def _invoke(self, run: SessionRun) -> None:
+        """Run the graph from where it stands."""
         state = self._input() if await self._is_new() else None
         work: asyncio.Future[Any] = asyncio.ensure_future(
             self._graph.ainvoke(state, self._config, context=GraphContext(run), durability="sync")
         )
         try:
-            await finish(work, self._gate, seconds=seconds, tell=self._log.emit)
+            await finish(
+                work, self._gate, countdown=self._countdown, tell=self._log.emit, called_off=self._inbox.cancelled()
+            )
         except TimeoutError:
-            raise timed_out(seconds) from None
+            raise timed_out(self._pipeline.pipeline.limits.timeout) from None
         await work
 
     def _what_runs(self) -> dict[str, Any]:
@@ -293,9 +304,10 @@ class _Drive:
             most = self._pipeline.pipeline.limits.max_failures_per_session
             await self._fail(_cause(failures, run.failures, most))
         elif questions:
-            self._log.emit("session_paused", questions[0])
-            await self._log.flush()
-            await self._row.set(Status.PAUSED, waiting_for=questions[0])
+            if not await self._call_off():
+                self._log.emit("session_paused", questions[0])
+                await self._log.flush()
+                await self._row.set(Status.PAUSED, waiting_for=questions[0])
         elif state.next == () and state.tasks == ():
             await self._complete(run, state.values)
         else:
@@ -317,6 +329,15 @@ class _Drive:
         self._log.emit("session_completed")
         await self._log.flush()
         await self._row.set(Status.COMPLETED)
+
+    async def _call_off(self) -> bool:
+        """End a session for good that somebody has called off; tells whether that is so."""
+        if not self._inbox.is_cancelled():
+            return False
+        self._log.emit("session_cancelled")
+        await self._log.flush()
+        await self._row.set(Status.CANCELLED)
+        return True
 
     def _open(self, nodes: tuple[str, ...]) -> str:
         branches = self._pipeline.branches.by_name

@@ -88,6 +88,26 @@ class DriverLock:
             raise
         self._hold()
 
+    async def acquire_from_driver(self, seconds: float) -> None:
+        """Take the locks when whoever drives the session, who was asked to stop, has let go.
+
+        Raises:
+            SessionBusyError: It has not within `seconds`.
+            SessionError: The lock files can't be written.
+        """
+        import asyncio
+
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                await self.acquire_after_orphans(seconds)
+            except SessionBusyError:
+                if time.monotonic() >= deadline:
+                    raise
+                await asyncio.sleep(_LOOK_AGAIN)
+            else:
+                return
+
     async def _outlive_orphans(self, deadline: float) -> None:
         import asyncio
 

@@ -91,6 +91,11 @@ class Worktree:
         """The file that names the commit of a conflict which was handed to a person here."""
         return self.git_dir / "orchestra.handed"
 
+    @property
+    def lent_mark(self) -> Path:
+        """The file that names the commit at which an agent asked a person who may work here meanwhile."""
+        return self.git_dir / "orchestra.lent"
+
 
 Place: TypeAlias = Repository | Worktree
 

@@ -23,6 +23,7 @@ from orchestra.runtime.notices import listed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+    from pathlib import Path
 
     from orchestra.agents.meeting import Record
     from orchestra.runtime.conflicts import Unresolved
@@ -62,10 +63,29 @@ def hand_over(tree: Worktree, record: Record) -> None:
 
 def is_handed_over(tree: Worktree, record: Record) -> bool:
     """Tell whether a worktree was handed to a person with this very conflict."""
+    return _names(tree.handed_mark, record["commit"])
+
+
+def _names(mark: Path, commit: str) -> bool:
     try:
-        return tree.handed_mark.read_text(encoding="ascii").strip() == str(record["commit"])
+        return mark.read_text(encoding="ascii").strip() == commit
     except (OSError, UnicodeDecodeError):
         return False
+
+
+def lend(tree: Worktree, commit: str) -> None:
+    """Note that a person is asked, who may change files meanwhile: until the answer they are taken as found."""
+    tree.lent_mark.write_text(f"{commit}\n", encoding="ascii")
+
+
+def take_back(tree: Worktree) -> None:
+    """Note that the person has answered: what lies here beyond the next snapshot is nobody's."""
+    tree.lent_mark.unlink(missing_ok=True)
+
+
+def is_lent(tree: Worktree, commit: str) -> bool:
+    """Tell whether a person was asked at this very commit and has not answered."""
+    return _names(tree.lent_mark, commit)
 
 
 async def what_is_left(git: GitManager, tree: Worktree, record: Record, files: str) -> str:

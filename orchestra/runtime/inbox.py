@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     from orchestra.runtime.store import SessionFiles
 
+LOOK_EVERY = 0.1
+"""Seconds between two looks for what another process has put there."""
+
 MAX_ANSWER = 1_000_000
 """Characters of an answer."""
 
@@ -98,6 +101,13 @@ class Inbox:
     def is_cancelled(self) -> bool:
         """Tell whether somebody has asked to end the session for good."""
         return (self._directory / _CANCEL).exists()
+
+    async def cancelled(self) -> None:
+        """Return when somebody asks to end the session for good."""
+        import asyncio  # not for those who only look
+
+        while not self.is_cancelled():  # noqa: ASYNC110 - a file of another process
+            await asyncio.sleep(LOOK_EVERY)
 
     @contextmanager
     def present(self) -> Iterator[None]:

@@ -149,6 +149,18 @@ class ObservabilityLogger:
                 logger.warning("the listener failed and gets no more events", exc_info=True)
                 self._listener = None
 
+    async def turns_since(self, node: str, turn: int) -> tuple[tuple[str, int], ...]:
+        """Return the turns of others that have ended since a turn did, in their order."""
+        await self.flush()
+        async with self._lock:
+            rows = await self._connection.execute_fetchall(
+                "SELECT node, turn, MAX(seq) FROM events WHERE type = 'turn_ended' AND node != ? AND seq > "
+                "(SELECT COALESCE(MAX(seq), 0) FROM events WHERE type = 'turn_ended' AND node = ? AND turn = ?) "
+                "GROUP BY node, turn ORDER BY MAX(seq)",
+                (node, node, turn),
+            )
+        return tuple((str(row[0]), int(row[1])) for row in rows)
+
     async def flush(self) -> None:
         """Write every event emitted so far, in one transaction."""
         if not self._pending:

@@ -11,15 +11,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from orchestra.agents.conversation import UnknownCommandError, understand
+from orchestra.runtime.inbox import LOOK_EVERY
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from orchestra.agents.conversation import Question
     from orchestra.runtime.inbox import Inbox
-
-LOOK_EVERY = 0.1
-"""Seconds between two looks into the inbox while a question is open."""
 
 HELP = """\
 Write to the agent, or:

@@ -6,10 +6,12 @@ import asyncio
 import sqlite3
 import time
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from orchestra.agents.context import TurnFailed
+from orchestra.agents.conversation import Changes, Since
 from orchestra.errors import AgentError, GitError, SessionError
 from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.machine import CODES as MACHINE_CODES
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping
 
     from orchestra.agents.context import Snapshot, Turn, TurnRequest
+    from orchestra.agents.conversation import Question
     from orchestra.agents.meeting import Merged, MergeRequest, Record, Settled
     from orchestra.errors import OrchestraError
     from orchestra.graph.schema import Limits
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from orchestra.runtime.git import GitManager
     from orchestra.runtime.joining import Joiner
     from orchestra.runtime.observability import ObservabilityLogger
+    from orchestra.runtime.questions import Questions
     from orchestra.runtime.slotfiles import SlotFiles
     from orchestra.runtime.stopping import StopGate, TurnCalls
     from orchestra.runtime.turnfiles import TurnFiles
@@ -49,6 +53,7 @@ class SessionRun:
         known_failures: `(node, turn, attempt)` of attempts that failed when the session was driven before.
         gate: Where calls wait when the session is to stop.
         begun: `(node, turn)` of the turns that have begun, those that have ended among them.
+        questions: Asks the people of the session.
     """
 
     def __init__(
@@ -63,7 +68,8 @@ class SessionRun:
         limits: Limits,
         known_failures: frozenset[tuple[str, int, int]],
         gate: StopGate,
-        begun: frozenset[tuple[str, int]] = frozenset(),
+        begun: frozenset[tuple[str, int]],
+        questions: Questions,
     ) -> None:
         self.session = session
         self.workspace = workspace
@@ -77,6 +83,7 @@ class SessionRun:
         self._known_failures = known_failures
         self._gate = gate
         self._begun = set(begun)
+        self.questions = questions
         self._lasted: dict[tuple[str, int, int], float] = {}
         """Seconds of attempts that ended without a result, for the event that says why."""
         self.failures = 0
@@ -238,6 +245,7 @@ class SessionTurn:
         self._run = run
         self._request = request
         self._files = files
+        self._calls = calls
         self.call = calls.call
 
     @property
@@ -283,6 +291,38 @@ class SessionTurn:
         """Take a snapshot after a call that may have written."""
         failpoint("tool-ended")
         return await self._files.snapshot()
+
+    async def is_heard(self, question: str) -> bool:
+        """Tell whether a question has its answer already, or somebody is there who may give one."""
+        return self._run.questions.is_heard(question)
+
+    async def ask(self, question: Question, decided: Mapping[str, Any] | None) -> str | None:
+        """Have a person answer a question, for as long as somebody is there; the worktrees are theirs meanwhile."""
+        since = await self._since(decided) if decided is not None else None
+        question = replace(question, files=Changes(self._files.changes()), since=since)
+        self._files.lend()
+        with self._calls.person():
+            answer = await self._run.questions.ask(question, self.emit)
+        if answer is None:
+            return None
+        self._files.take_back()
+        return answer.text
+
+    async def _since(self, decided: Mapping[str, Any]) -> Since:
+        before, now = decided["commits"], self._files.commits()
+        return Since(
+            decision=decided["decision"],
+            reason=decided["reason"],
+            text=decided["text"],
+            turns=await self._run.log.turns_since(self.agent, self.number - 1),
+            files=Changes(
+                {repo: (before[repo], now[repo]) for repo in now if before.get(repo, now[repo]) != now[repo]}
+            ),
+        )
+
+    async def rewind(self, snapshot: Snapshot) -> Snapshot:
+        """Put the files back to an earlier snapshot of the turn."""
+        return await self._files.rewind(snapshot)
 
     def check_budget(self) -> None:
         """Check the session's limits before a model call."""

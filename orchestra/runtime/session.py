@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import asyncio
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,28 +12,33 @@ from orchestra.graph.loader import load_pipeline
 from orchestra.graph.project import is_shipped
 from orchestra.graph.resolve import resolve
 from orchestra.runtime.creation import nothing_started, session_in_the_making, sweep
-from orchestra.runtime.database import create_database
+from orchestra.runtime.database import create_database, open_database
 from orchestra.runtime.drive import OpenSession, SessionResult, drive
 from orchestra.runtime.driver_lock import DriverLock
 from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.frozen import freeze, thaw
 from orchestra.runtime.git import GitManager
+from orchestra.runtime.inbox import Inbox
 from orchestra.runtime.machine import faults_named
+from orchestra.runtime.observability import ObservabilityLogger
 from orchestra.runtime.removal import empty_trash
 from orchestra.runtime.snapshots import remove_scratch
-from orchestra.runtime.store import SessionFiles, SessionRecord, Status, now, read_session
+from orchestra.runtime.store import SessionFiles, SessionRecord, SessionRow, Status, now, read_session
 from orchestra.runtime.workspace import Workspace, open_repositories
 from orchestra.runtime.worktree import WorktreeManager
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from orchestra.graph.project import Project
     from orchestra.graph.resolved import ResolvedPipeline
     from orchestra.runtime.git import Repository
     from orchestra.runtime.notices import Notice
     from orchestra.runtime.observability import Event
+    from orchestra.runtime.people import Channel
 
+CANCEL_TIMEOUT = 15.0
+"""Seconds that a driver has to stop in."""
 ORPHAN_TIMEOUT = 30.0
 """Seconds that a resume waits for commands of a killed driver that still run."""
 
@@ -43,11 +49,18 @@ class SessionManager:
     Args:
         project: Where the sessions live.
         listener: Called with each event as it happens.
+        channels: The ways to the people who may answer from this process; others answer by the session's inbox.
     """
 
-    def __init__(self, project: Project, listener: Callable[[Event], None] | None = None) -> None:
+    def __init__(
+        self,
+        project: Project,
+        listener: Callable[[Event], None] | None = None,
+        channels: Sequence[Channel] = (),
+    ) -> None:
         self._project = project
         self._listener = listener
+        self._channels = tuple(channels)
 
     async def start(
         self,
@@ -56,7 +69,20 @@ class SessionManager:
         *,
         settings: Mapping[str, Any],
     ) -> SessionResult:
-        """Start a session and drive it until it ends or waits.
+        """Make a session and drive it until it ends or waits; arguments and errors are those of `create`."""
+        async with self._made(pipeline, inputs, settings) as session:
+            failpoint("session-created")
+            with faults_named(session.record.files.directory):
+                return await drive(session, self._listener)
+
+    async def create(
+        self,
+        pipeline: ResolvedPipeline,
+        inputs: Mapping[str, Any],
+        *,
+        settings: Mapping[str, Any],
+    ) -> SessionFiles:
+        """Make a session that nobody drives yet: `resume` does.
 
         Args:
             pipeline: What to run.
@@ -67,6 +93,14 @@ class SessionManager:
             PipelineError: Something is wrong; nothing was started.
             GitError: A repository can't be worked on; nothing was started.
         """
+        async with self._made(pipeline, inputs, settings) as session:
+            return session.record.files
+
+    @asynccontextmanager
+    async def _made(
+        self, pipeline: ResolvedPipeline, inputs: Mapping[str, Any], settings: Mapping[str, Any]
+    ) -> AsyncIterator[OpenSession]:
+        """Make a session, and hold its lock while the body runs."""
         if pipeline.model_problems:
             raise PipelineError.of(pipeline.model_problems)
         for agent in pipeline.agents.values():
@@ -82,9 +116,7 @@ class SessionManager:
             git.overrides = reader.overrides
             session = await self._make(pipeline, opened, notices, inputs, settings, files, git)
         try:
-            failpoint("session-created")
-            with faults_named(files.directory):
-                return await drive(session, self._listener)
+            yield session
         finally:
             lock.release()
 
@@ -122,12 +154,13 @@ class SessionManager:
                 "file": pipeline.document.path.name,
                 "shipped": is_shipped(pipeline.document.path),
                 "imports": str(pipeline.document.path.parent),
+                "notices": [notice.event for notice in (*notices, *started, *copied)],
             },
             usage={"input_tokens": 0, "output_tokens": 0, "model_calls": 0, "cost_usd": 0.0},
             files=files,
         )
         await create_database(record)
-        return OpenSession(pipeline, record, git, worktrees, workspace, (*notices, *started, *copied))
+        return OpenSession(pipeline, record, git, worktrees, workspace, self._channels)
 
     async def resume(self, files: SessionFiles) -> SessionResult:
         """Go on with a paused, failed or interrupted session; a completed one gives its result again.
@@ -144,9 +177,31 @@ class SessionManager:
             finally:
                 lock.release()
 
+    async def cancel(self, files: SessionFiles) -> None:
+        """End a session for good, wherever it runs; its branches, commits and worktrees stay.
+
+        Raises:
+            SessionError: `completed`: it has ended already.
+            SessionBusyError: Whoever drives it does not stop.
+        """
+        if read_session(files).status is Status.COMPLETED:
+            raise _completed(files)
+        Inbox(files).cancel()
+        lock = DriverLock(files)
+        with faults_named(files.directory):
+            await lock.acquire_from_driver(CANCEL_TIMEOUT)
+            try:
+                record = read_session(files)
+                if record.status is Status.COMPLETED:
+                    raise _completed(files)
+                await _note_cancellation(files, record)
+            finally:
+                lock.release()
+
     async def _go_on(self, files: SessionFiles, lock: DriverLock) -> SessionResult:
         record = read_session(files)
-        if record.status is Status.CANCELLED:
+        if record.status is Status.CANCELLED or (Inbox(files).is_cancelled() and record.status is not Status.COMPLETED):
+            await _note_cancellation(files, record)
             raise SessionError(
                 f"the session {record.session_id} was cancelled", code="cancelled", hint="run the pipeline again"
             )
@@ -169,7 +224,28 @@ class SessionManager:
             remove_scratch(repo.repository, record.session_id)
             await empty_trash(repo.repository, record.session_id)
         failpoint("session-reopened")
-        return await drive(OpenSession(pipeline, record, git, worktrees, workspace), self._listener)
+        return await drive(OpenSession(pipeline, record, git, worktrees, workspace, self._channels), self._listener)
+
+
+async def _note_cancellation(files: SessionFiles, record: SessionRecord) -> None:
+    """Write that a session has been called off, where its driver has not."""
+    if record.status is Status.CANCELLED:
+        return
+    async with open_database(files) as connection:
+        lock = asyncio.Lock()
+        log = ObservabilityLogger(connection, lock)
+        await log.start()
+        log.emit("session_cancelled")
+        await log.stop()
+        await SessionRow(connection, lock).set(Status.CANCELLED)
+
+
+def _completed(files: SessionFiles) -> SessionError:
+    return SessionError(
+        f"the session {files.session_id} has completed already",
+        code="completed",
+        hint=f"its result is still there: orchestra resume {files.session_id}",
+    )
 
 
 def _refuse_copy(files: SessionFiles, record: SessionRecord) -> None:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from orchestra.agents.context import TurnFailed
-from orchestra.runtime.handover import is_handed_over, lay_out
+from orchestra.runtime.handover import is_handed_over, is_lent, lay_out
 from orchestra.runtime.notices import listed
 from orchestra.runtime.removal import remove_worktree
 from orchestra.runtime.restore import restore, stand_on
@@ -201,6 +201,8 @@ class SlotFiles:
     async def _fill(self, tree: Worktree, commit: str, request: TurnRequest, entry: Mapping[str, Any] | None) -> None:
         """Bring the files to a commit, with the conflict that the turn has to resolve, unless a person has them."""
         record = request.conflict
+        if entry is not None and is_lent(tree, commit):
+            return
         if record is None or record["repo"] != tree.repository.name:
             await self._put_back(tree, commit, request)
             return
@@ -209,6 +211,11 @@ class SlotFiles:
         await self._put_back(tree, commit, request)
         known = entry or {}
         await lay_out(self.git, tree, record, known.get("unmerged"), given_up=bool(known.get("given_up")))
+
+    async def rewind(self, tree: Worktree, request: TurnRequest, entry: Mapping[str, Any]) -> None:
+        """Put the files of a running turn back to those of an earlier snapshot of it."""
+        self._worktrees.note_use(tree)
+        await self._fill(tree, entry["commit"], request, entry)
 
     async def remove(self, name: str, slot: str) -> None:
         """Remove the worktree of a slot, if there is one; what lies in it beyond its commits is kept, and named."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
 GRACE = 3.0
 """Seconds that calls may still take when a session is asked to stop: a model's reply in flight is paid."""
@@ -26,7 +26,7 @@ class StopGate:
     """
 
     def __init__(self) -> None:
-        self._closed = False
+        self._shut = asyncio.Event()
         self._turns: set[TurnCalls] = set()
         self._outside = 0
         """Turns that wait to be opened."""
@@ -34,7 +34,16 @@ class StopGate:
 
     def close(self) -> None:
         """Let nothing begin any more."""
-        self._closed = True
+        self._shut.set()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the session is to stop."""
+        return self._shut.is_set()
+
+    async def closed(self) -> None:
+        """Return when the session is to stop."""
+        await self._shut.wait()
 
     def in_flight(self) -> dict[str, int]:
         """Return how many calls of each kind are under way."""
@@ -42,7 +51,7 @@ class StopGate:
 
     async def passed(self) -> None:
         """Wait here for ever once the gate is closed; whoever closed it then cancels."""
-        if self._closed:
+        if self.is_closed:
             self._outside += 1
             self.moved()
             await asyncio.get_running_loop().create_future()
@@ -103,9 +112,64 @@ class TurnCalls:
             self.running[kind] -= 1
             self._gate.moved()
 
+    @contextmanager
+    def person(self) -> Iterator[None]:
+        """Wait for a person while the body runs: nothing is under way meanwhile that could end by itself."""
+        self.waiting += 1
+        self._gate.moved()
+        try:
+            yield
+        finally:
+            self.waiting -= 1
+
+
+class Countdown:
+    """How long a session may go on; time in which a person is waited for does not count.
+
+    Args:
+        seconds: None: for ever.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds
+        self._limit: asyncio.Timeout | None = None
+        self._stops = 0
+        self._left = 0.0
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Count while the body runs.
+
+        Raises:
+            TimeoutError: The time is over.
+        """
+        async with asyncio.timeout(self._seconds) as self._limit:
+            yield
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Count nothing while the body runs."""
+        limit, now = self._limit, asyncio.get_running_loop().time
+        when = limit.when() if limit is not None else None
+        if self._stops == 0 and limit is not None and when is not None:
+            self._left = when - now()
+            limit.reschedule(None)
+        self._stops += 1
+        try:
+            yield
+        finally:
+            self._stops -= 1
+            if self._stops == 0 and limit is not None and self._seconds is not None and not limit.expired():
+                limit.reschedule(now() + self._left)
+
 
 async def finish(
-    work: asyncio.Future[Any], gate: StopGate, *, seconds: float | None, tell: Callable[[str, dict[str, Any]], None]
+    work: asyncio.Future[Any],
+    gate: StopGate,
+    *,
+    countdown: Countdown,
+    tell: Callable[[str, dict[str, Any]], None],
+    called_off: Coroutine[Any, Any, None],
 ) -> None:
     """Wait until a graph has ended; where this task is cancelled, stop the graph at its next safe point.
 
@@ -114,27 +178,39 @@ async def finish(
     Args:
         work: The running graph; whoever awaits it then gets its result, or `CancelledError` where it was cut off.
         gate: Where its calls wait.
-        seconds: How long it may take.
+        countdown: How long it may take.
         tell: Logs an event.
+        called_off: Returns when somebody wants the graph to stop, as a cancellation of this task does.
 
     Raises:
         TimeoutError: It took too long and was cut off.
     """
+    stop = asyncio.ensure_future(called_off)
     try:
-        async with asyncio.timeout(seconds):
-            await asyncio.wait([work])
+        async with countdown.running():
+            await asyncio.wait([work, stop], return_when=asyncio.FIRST_COMPLETED)
     except TimeoutError:
         await _cut(work)
         raise
     except asyncio.CancelledError:
-        gate.close()
-        tell("session_stopping", {"seconds": GRACE, "waits_for": gate.in_flight()})
-        idle = asyncio.ensure_future(gate.idle())
-        with suppress(asyncio.CancelledError):
-            await asyncio.wait([work, idle], timeout=GRACE, return_when=asyncio.FIRST_COMPLETED)
-        idle.cancel()
-        await _cut(work)
-        forget_cancellation()
+        await _stop(work, gate, tell)
+    else:
+        if not work.done():
+            await _stop(work, gate, tell)
+    finally:
+        stop.cancel()
+
+
+async def _stop(work: asyncio.Future[Any], gate: StopGate, tell: Callable[[str, dict[str, Any]], None]) -> None:
+    """Let calls in flight end, for a while, and then cut the graph off."""
+    gate.close()
+    tell("session_stopping", {"seconds": GRACE, "waits_for": gate.in_flight()})
+    idle = asyncio.ensure_future(gate.idle())
+    with suppress(asyncio.CancelledError):
+        await asyncio.wait([work, idle], timeout=GRACE, return_when=asyncio.FIRST_COMPLETED)
+    idle.cancel()
+    await _cut(work)
+    forget_cancellation()
 
 
 async def in_full(work: Coroutine[Any, Any, Result]) -> Result:

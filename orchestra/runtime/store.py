@@ -356,6 +356,14 @@ class SessionRow:
             await self._connection.commit()
         failpoint("status-written")
 
+    async def wait_for(self, waiting_for: dict[str, Any] | None) -> None:
+        """Write whom a running session waits for."""
+        async with self._lock:
+            await self._connection.execute(
+                "UPDATE sessions SET updated_at = ?, waiting_for = ?", (now(), _json(waiting_for))
+            )
+            await self._connection.commit()
+
 
 def _json(value: dict[str, Any] | None) -> str | None:
     # In ASCII: a path may hold bytes that are no UTF-8, and SQLite takes no lone surrogates.

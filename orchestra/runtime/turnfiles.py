@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestra.runtime.failpoints import failpoint
-from orchestra.runtime.handover import TurnConflict
+from orchestra.runtime.handover import TurnConflict, lend, take_back
 from orchestra.runtime.restore import stand_on
 from orchestra.runtime.snapshots import take
 from orchestra.runtime.turns import commit_turn, date_of
@@ -59,6 +59,44 @@ class TurnFiles:
         for name, held in self.base.items():
             start.setdefault(self._slot(name), {})[name] = {"commit": held.commit, "n": held.number}
         return start
+
+    def changes(self) -> dict[str, tuple[str, str]]:
+        """Return repo → the commits before and after, of what the turn has changed as of its last snapshot."""
+        return {name: (self.base[name].commit, now.commit) for name, now in self._now.items() if self.is_changed(name)}
+
+    def commits(self) -> dict[str, str]:
+        """Return repo → the commit that the turn has there now."""
+        return {name: now.commit for name, now in self._now.items()}
+
+    def lend(self) -> None:
+        """Let a person work in the worktrees while an answer is waited for."""
+        for name in self._request.writes:
+            lend(self.trees[name], self._now[name].commit)
+
+    def take_back(self) -> None:
+        """Have the worktrees again."""
+        for name in self._request.writes:
+            take_back(self.trees[name])
+
+    async def rewind(self, snapshot: Snapshot) -> Snapshot:
+        """Put the files back to an earlier snapshot of the turn; what lay there is kept as a rescue, and named.
+
+        Returns:
+            The snapshot channel's update; `{}` when nothing had changed since.
+        """
+        entries = {repo: entry for repos in snapshot.values() for repo, entry in repos.items()}
+        update: Snapshot = {}
+        for name in self._request.writes:
+            entry, now = entries[name], self._now[name]
+            await self._files.rewind(self.trees[name], self._request, entry)
+            if self._conflict_in(name):
+                self._conflict = _conflict_of(self._files.git, self._request, self.trees, entries)
+            if now.commit != entry["commit"] or self._conflict_in(name):
+                failpoint("files-rewound")
+                self._now[name] = Held(entry["commit"], now.number + 1)
+                again = {"on": self.base[name].commit, **entry, "n": now.number + 1}
+                update.setdefault(self._request.slot(name), {})[name] = again
+        return update
 
     def _slot(self, name: str) -> str:
         return self._request.slot(name) if name in self.trees else self._request.begins_on(name)

@@ -92,6 +92,10 @@ class WorktreeManager:
         """
         return self._fresh.get(worktree.git_dir) == commit and not worktree.setup_mark.exists()
 
+    def note_use(self, worktree: Worktree) -> None:
+        """Note that somebody has worked in a worktree since it was made."""
+        self._fresh.pop(worktree.git_dir, None)
+
     def find(self, repo: Repository, slot: str) -> Worktree | None:
         """Return the worktree of a slot as it is; None: there is none."""
         path = self.path_of(repo, slot)

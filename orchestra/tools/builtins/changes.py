@@ -20,7 +20,7 @@ _MOST_LISTED = 80
 _MOST_LINES = 50_000
 """Changed lines of one file; a patch with more is not even made."""
 _MOST_UNTRACKED = 500
-_SAFE = (
+SAFE = (
     "--no-ext-diff", "--no-textconv", "--no-color", "--no-relative", "--submodule=short", "--ignore-submodules=dirty",
     "--src-prefix=a/", "--dst-prefix=b/", "-U3", "-M",
 )  # fmt: skip
@@ -57,14 +57,14 @@ async def show_changes(
     """
     scope = pathspec(repo, path)
     name, *commits = command
-    numbers = (await repo.git(name, *_SAFE, "--numstat", "-z", *commits, "--", *scope)).stdout
+    numbers = (await repo.git(name, *SAFE, "--numstat", "-z", *commits, "--", *scope)).stdout
     changes = _numstat(numbers)
     large = [change for change in changes if (change.added or 0) + (change.deleted or 0) > _MOST_LINES]
     without = [f":(top,literal,exclude){change.path}" for change in large]
     patch = b""
     if len(large) < len(changes):
         everything = scope or [":(top)"]
-        patch = (await repo.git(name, *_SAFE, "-p", *commits, "--", *everything, *without)).stdout
+        patch = (await repo.git(name, *SAFE, "-p", *commits, "--", *everything, *without)).stdout
     patches = _split(patch.decode("utf-8", "replace"))
     if untracked and repo.path is not None:
         new = await _untracked(repo, repo.path, scope)

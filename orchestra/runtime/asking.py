@@ -1,0 +1,46 @@
+"""Which questions of a session are open, read from its log by other processes."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from orchestra.agents.conversation import Question
+from orchestra.runtime.store import Status, open_readonly, read_session
+
+if TYPE_CHECKING:
+    from orchestra.runtime.store import SessionFiles
+
+_OVER = frozenset({Status.COMPLETED, Status.CANCELLED})
+
+
+def open_questions(files: SessionFiles) -> list[Question]:
+    """Return the questions that wait for an answer, in the order in which they were asked first.
+
+    A question whose answer lies in the inbox, and that nobody has taken up yet, is open still.
+
+    Raises:
+        SessionError: The session's database can't be read.
+    """
+    if read_session(files).status in _OVER:
+        return []
+    with open_readonly(files) as connection:
+        rows = connection.execute(
+            "SELECT node, turn, type, payload FROM events WHERE type IN"
+            " ('question_asked', 'human_turn', 'turn_ended', 'turn_failed') ORDER BY seq"
+        ).fetchall()
+        waiting: dict[tuple[str, int], Question] = {}
+        for node, turn, kind, payload in rows:
+            if kind == "question_asked":
+                question = Question.from_json(json.loads(payload))
+                known = waiting.get((node, turn))
+                if known is None or known.id != question.id:
+                    waiting.pop((node, turn), None)
+                    waiting[node, turn] = question
+            elif kind != "human_turn" or _is_of(waiting.get((node, turn)), payload):
+                waiting.pop((node, turn), None)
+        return list(waiting.values())
+
+
+def _is_of(question: Question | None, payload: str) -> bool:
+    return question is not None and question.id == json.loads(payload)["question"]

@@ -1,0 +1,102 @@
+"""The open questions of a session that this process drives: asked once, answered once, told to whoever looks on."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from orchestra.agents.conversation import UnknownCommandError, understand
+from orchestra.runtime.failpoints import failpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from orchestra.agents.conversation import Question
+    from orchestra.runtime.inbox import Answer, Inbox
+    from orchestra.runtime.people import People
+    from orchestra.runtime.stopping import Countdown, StopGate
+    from orchestra.runtime.store import SessionRow
+
+    Emit = Callable[..., None]
+
+
+class Questions:
+    """Asks the people of a session what its agents want to know.
+
+    Args:
+        inbox: Where answers arrive.
+        people: Who may answer.
+        row: The session's row, which says who is waited for.
+        gate: Closed when the session is to stop.
+        countdown: The session's time, which does not run while a person thinks.
+    """
+
+    def __init__(self, inbox: Inbox, people: People, row: SessionRow, gate: StopGate, countdown: Countdown) -> None:
+        self._inbox = inbox
+        self._people = people
+        self._row = row
+        self._gate = gate
+        self._countdown = countdown
+        self._open: dict[str, Question] = {}
+
+    def is_heard(self, question: str) -> bool:
+        """Tell whether a question has its answer, or somebody is there who may give one."""
+        return self._inbox.answer(question) is not None or self._people.are_there()
+
+    async def ask(self, question: Question, emit: Emit) -> Answer | None:
+        """Have a question answered; None: nobody is there, or nobody any more.
+
+        Args:
+            question: What is asked.
+            emit: Logs an event of the turn.
+        """
+        if self._inbox.answer(question.id) is None:
+            emit("question_asked", **question.as_json())
+            failpoint("question-asked")
+            if not await self._wait_for(question):
+                emit("question_left", question=question.id)
+                return None
+        answer = self._inbox.answer(question.id)
+        if answer is not None:
+            emit("human_turn", question=question.id, kind=_kind(answer.text), text=answer.text, by=answer.by)
+            failpoint("answer-taken")
+        return answer
+
+    async def _wait_for(self, question: Question) -> bool:
+        if self._gate.is_closed or not self._people.are_there():
+            return False
+        with self._noted(question), self._countdown.stopped():
+            await self._tell()
+            answered = asyncio.ensure_future(self._people.wait_for(question))
+            stopped = asyncio.ensure_future(self._gate.closed())
+            try:
+                await asyncio.wait([answered, stopped], return_when=asyncio.FIRST_COMPLETED)
+                is_answered = answered.done() and answered.result()
+            finally:
+                for task in (answered, stopped):
+                    task.cancel()
+                await asyncio.wait([answered, stopped])
+        if is_answered:
+            await self._tell()  # else the session's row goes on saying who is waited for
+        return is_answered
+
+    @contextmanager
+    def _noted(self, question: Question) -> Iterator[None]:
+        self._open[question.id] = question
+        try:
+            yield
+        finally:
+            del self._open[question.id]
+
+    async def _tell(self) -> None:
+        first = next(iter(self._open.values()), None)
+        await self._row.wait_for(None if first is None else {"agent": first.agent, "text": first.text})
+
+
+def _kind(line: str) -> str:
+    try:
+        said: Any = understand(line)
+    except UnknownCommandError:
+        said = None
+    return said.kind if said is not None else "message"

@@ -1,0 +1,235 @@
+"""Conversations with interactive agents: whole sessions, with people who answer from this process or by the inbox."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from orchestra.runtime.inbox import Inbox
+from orchestra.runtime.store import find_session
+
+if TYPE_CHECKING:
+    from orchestra.agents.conversation import Question
+    from tests.conftest import Workshop
+
+
+class Person:
+    """Somebody who has made up what to say."""
+
+    name = "person"
+
+    def __init__(self, *lines: str) -> None:
+        self.lines = list(lines)
+        self.asked: list[Question] = []
+        self.told: list[str] = []
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self.lines)
+
+    async def ask(self, question: Question) -> str | None:
+        await asyncio.sleep(0)
+        self.asked.append(question)
+        return self.lines.pop(0) if self.lines else None
+
+    async def tell(self, text: str) -> None:
+        self.told.append(text)
+
+
+def talk(*, edges: list[dict[str, Any]] | None = None, **agent: Any) -> dict[str, Any]:
+    return {
+        "name": "talk",
+        "agents": {
+            "talker": {
+                "task": {"template": "Talk."},
+                "model": "m",
+                "mode": "interactive",
+                "tools": ["write-file", "git-commit"],
+                **agent,
+            }
+        },
+        "graph": edges or [{"from": "START", "to": "talker"}, {"from": "talker", "to": "END"}],
+    }
+
+
+def writes(content: str, path: str = "a.txt") -> dict[str, Any]:
+    return {"tools": [{"name": "repo:write-file", "args": {"path": path, "content": content}}]}
+
+
+THREE = {"talker": [[writes("one\n"), {"text": "First."}, writes("two\n"), {"text": "Second."}, {"text": "Third."}]]}
+
+
+async def test_an_agent_and_a_person_speak_in_turns_until_the_person_decides(workshop: Workshop) -> None:
+    person = Person("go on", "and now?", "/approve looks good")
+
+    result = await workshop.run(workshop.pipeline(talk(), script=THREE), channels=[person])
+
+    assert [question.text for question in person.asked] == ["First.", "Second.", "Third."]
+    assert result.agent_outputs["talker"] == {
+        "decision": "approve",
+        "reason": "looks good",
+        "text": "Third.",
+        "commits": result.commits,
+    }
+    assert workshop.repo.git("show", f"{result.commits['repo']}:a.txt") == "two"
+    said = [event.payload["text"] for event in workshop.events if event.type == "human_turn"]
+    assert said == ["go on", "and now?", "/approve looks good"]
+
+
+async def test_each_human_turn_is_a_checkpoint_with_the_files_of_that_moment(workshop: Workshop) -> None:
+    result = await workshop.run(workshop.pipeline(talk(), script=THREE), channels=[Person("go on", "more", "/done")])
+
+    inside = [row for row in workshop.checkpoints(result.record.session_id) if row["checkpoint_ns"]]
+    # input; call, tool, reply, human; call, tool, reply, human; reply, end: each node is a checkpoint of its own
+    files = [workshop.repo.git("ls-tree", "--name-only", row["repos"]["repo"]).splitlines() for row in inside]
+    assert "a.txt" in files[-1]
+    assert len({row["repos"]["repo"] for row in inside}) == 3
+
+
+async def test_taking_back_a_message_puts_the_files_back_and_asks_again(workshop: Workshop) -> None:
+    person = Person("go on", "/undo", "go on", "more", "/approve")
+
+    result = await workshop.run(workshop.pipeline(talk(), script=THREE), channels=[person])
+
+    assert [question.text for question in person.asked] == ["First.", "Second.", "First.", "Second.", "Third."]
+    assert len({question.id for question in person.asked}) == 5
+    assert "taken back" in str(person.asked[2].note)
+    before, after = person.asked[0].files.repos["repo"], person.asked[2].files.repos["repo"]
+    assert before == after
+    assert result.agent_outputs["talker"]["decision"] == "approve"
+    assert workshop.repo.git("show", f"{result.commits['repo']}:a.txt") == "two"
+    kept = [event.payload["rescue"] for event in workshop.events if event.type == "files_put_back"]
+    assert workshop.repo.git("show", f"{kept[0]}:a.txt") == "two"
+
+
+async def test_there_may_be_nothing_to_take_back(workshop: Workshop) -> None:
+    person = Person("/undo", "/done")
+
+    await workshop.run(workshop.pipeline(talk(), script=THREE), channels=[person])
+
+    assert "nothing to take back" in str(person.asked[1].note)
+    assert person.asked[1].text == "First."
+
+
+async def test_what_is_no_command_is_refused_and_what_only_looks_is_served(workshop: Workshop) -> None:
+    person = Person("/aprove", "/help", "/diff", "", "//done is what I say", "/reject no")
+
+    await workshop.run(workshop.pipeline(talk(), script=THREE), channels=[person])
+
+    refused, shown, diff = person.told
+    assert "/approve" in refused
+    assert "/undo" in shown
+    assert "+one" in diff
+    said = [event.payload for event in workshop.events if event.type == "human_turn"]
+    assert [(one["kind"], one["text"]) for one in said] == [
+        ("message", "//done is what I say"),
+        ("reject", "/reject no"),
+    ]
+
+
+async def test_a_person_who_leaves_finds_the_conversation_where_it_was(workshop: Workshop) -> None:
+    path = workshop.pipeline(talk(), script=THREE)
+    paused = await workshop.run(path, channels=[Person("go on")])
+    assert paused.record.status == "paused"
+    assert paused.record.waiting_for == {"agent": "talker", "text": "Second."}
+
+    calls = paused.record.usage["model_calls"]
+    person = Person("/approve")
+    result = await workshop.resume(paused.record.session_id, channels=[person])
+
+    assert [question.text for question in person.asked] == ["Second."]
+    assert result.record.status == "completed"
+    assert result.record.usage["model_calls"] == calls
+
+
+async def test_an_answer_in_the_inbox_is_taken_without_anybody_there(workshop: Workshop) -> None:
+    paused = await workshop.run(workshop.pipeline(talk(), script=THREE))
+    question = next(event.payload["id"] for event in workshop.events if event.type == "question_asked")
+    inbox = Inbox(find_session(workshop.repo.path, paused.record.session_id))
+    assert inbox.give(question, "/reject not yet", by="respond")
+    assert not inbox.give(question, "/approve", by="respond")
+
+    result = await workshop.resume(paused.record.session_id)
+
+    assert result.record.status == "completed"
+    assert result.agent_outputs["talker"]["decision"] == "reject"
+    assert result.agent_outputs["talker"]["reason"] == "not yet"
+
+
+async def test_what_a_person_changes_while_asked_is_taken_as_found(workshop: Workshop) -> None:
+    paused = await workshop.run(workshop.pipeline(talk(), script=THREE))
+    tree = workshop.repo.path / ".orchestra/worktrees" / paused.record.session_id / "_session"
+    (tree / "a.txt").write_text("mine\n")
+
+    result = await workshop.resume(paused.record.session_id, channels=[Person("/approve")])
+
+    assert workshop.repo.git("show", f"{result.commits['repo']}:a.txt") == "mine"
+    assert result.agent_outputs["talker"]["commits"] == result.commits
+
+
+async def test_an_agent_without_calls_left_can_still_be_ended(workshop: Workshop) -> None:
+    person = Person("and?", "/undo", "/done")
+
+    await workshop.run(workshop.pipeline(talk(max_calls=2), script=THREE), channels=[person])
+
+    assert [question.text for question in person.asked] == ["First.", "First.", "First."]
+    assert "can't answer any more" in str(person.asked[1].note)
+
+
+async def test_an_absent_person_lets_the_first_answer_stand(workshop: Workshop) -> None:
+    result = await workshop.run(workshop.pipeline(talk(when_absent="finish"), script=THREE))
+
+    assert result.agent_outputs["talker"]["decision"] == "done"
+    assert result.agent_outputs["talker"]["text"] == "First."
+    assert "question_asked" not in {event.type for event in workshop.events}
+
+
+async def test_a_person_who_leaves_is_not_taken_for_absent(workshop: Workshop) -> None:
+    result = await workshop.run(workshop.pipeline(talk(when_absent="finish"), script=THREE), channels=[Person("go on")])
+
+    assert result.record.status == "paused"
+
+
+async def test_a_later_turn_shows_what_has_changed_since_the_person_decided(workshop: Workshop) -> None:
+    condition = """
+import orchestra
+
+@orchestra.condition("again")
+def again(state):
+    return "again" if state["agent_outputs"]["talker"]["decision"] == "reject" else "end"
+"""
+    edges = [
+        {"from": "START", "to": "talker"},
+        {"from": "talker", "to": {"again": "helper", "end": "END"}, "condition": "again", "max_loops": 2},
+        {"from": "helper", "to": "talker"},
+    ]
+    pipeline = talk(edges=edges)
+    pipeline["agents"]["helper"] = {"task": {"template": "Help."}, "model": "m", "tools": ["write-file"]}
+    script = {
+        "talker": [[{"text": "A review."}], [{"text": "A better review."}]],
+        "helper": [[writes("help\n", "b.txt"), {"text": "Helped."}]],
+    }
+    person = Person("/reject too short", "/diff", "/approve")
+
+    result = await workshop.run(
+        workshop.pipeline(pipeline, script=script, files={"conditions/again.py": condition}), channels=[person]
+    )
+
+    assert result.record.status == "completed"
+    since = person.asked[1].since
+    assert since is not None
+    assert (since.decision, since.reason, since.text) == ("reject", "too short", "A review.")
+    assert since.turns == (("helper", 1),)
+    assert set(since.files.repos) == {"repo"}
+    (diff,) = person.told
+    assert "+help" in diff
+    assert "+A better review." in diff
+
+
+async def test_what_the_agent_writes_is_logged_while_it_writes(workshop: Workshop) -> None:
+    await workshop.run(workshop.pipeline(talk(), script=THREE), channels=[Person("/done")])
+
+    kinds = [event.type for event in workshop.events]
+    first = kinds.index("text_delta")
+    assert "".join(event.payload["text"] for event in workshop.events if event.type == "text_delta") == "First."
+    assert first < kinds.index("question_asked")
