@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
     from orchestra.agents.context import Snapshot, TurnFailed
+    from orchestra.agents.conversation import Question
     from orchestra.agents.outputs import OutputSpec
 
 Replies = list[list[dict[str, Any]]]
@@ -81,6 +82,15 @@ class RecordingTurn:
     async def model_failed(self, error: TurnFailed) -> bool:
         self.failures.append(error)
         return len(self.failures) <= self.patience
+
+    async def is_heard(self, question: str) -> bool:
+        raise AssertionError(question)
+
+    async def ask(self, question: Question, decided: Mapping[str, Any] | None) -> str | None:
+        raise AssertionError(question, decided)
+
+    async def rewind(self, snapshot: Snapshot) -> Snapshot:
+        raise AssertionError(snapshot)
 
     async def finish(self, messages: Mapping[str, str]) -> Snapshot:
         raise AssertionError(messages)

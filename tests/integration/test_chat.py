@@ -198,7 +198,7 @@ import orchestra
 def again(state):
     return "again" if state["agent_outputs"]["talker"]["decision"] == "reject" else "end"
 """
-    edges = [
+    edges: list[dict[str, Any]] = [
         {"from": "START", "to": "talker"},
         {"from": "talker", "to": {"again": "helper", "end": "END"}, "condition": "again", "max_loops": 2},
         {"from": "helper", "to": "talker"},

@@ -115,7 +115,7 @@ class Bench:
             if document is None:
                 trial.leave_strangers()
             else:
-                trial.resolve_by_hand(document)
+                trial.do_a_persons_part(document)
             document = trial.resume(next(further, None))
         check_finished(trial, document, self.reference)
         shutil.rmtree(trial.directory)
@@ -131,7 +131,7 @@ def _once(trial: Trial, kill: Kill) -> Iterator[Kill]:
 def _to_its_end(trial: Trial, document: dict[str, Any] | None, trace: Path) -> dict[str, Any]:
     """Do a person's part for as long as a session waits for it."""
     while document is not None and document["status"] == "paused":
-        trial.resolve_by_hand(document)
+        trial.do_a_persons_part(document)
         document = trial.resume(trace=trace)
     assert document is not None
     return document

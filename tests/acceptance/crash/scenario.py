@@ -56,6 +56,10 @@ class Scenario:
     """Steps that leave a line in `tally.log` of `app`."""
     by_hand: tuple[str, tuple[str, ...]] | None = None
     """The repo and the files in which a person resolves the conflicts."""
+    answers: Mapping[str, str] = field(default_factory=dict)
+    """Question → what a person answers to it."""
+    leaves: frozenset[str] = frozenset()
+    """Questions at which the person leaves first, and answers from another process later."""
     at_once: int = 1
     """How many model calls may be under way at a time, and be paid again after a kill."""
 
@@ -413,4 +417,76 @@ ENDING = replace(
 )
 """Parallel writers that never meet, and are merged at the session's end."""
 
-SCENARIOS = {scenario.name: scenario for scenario in (ROUND, BRANCHES, MEETING, PERSON_RESOLVES, ENDING)}
+
+def _talker(*tools: str) -> dict[str, Any]:
+    return _agent(*tools, mode="interactive")
+
+
+def _speaks(agent: str, *numbers: str, repos: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Change files before each word that is for the person."""
+    said = [
+        [{"tools": [_note(repo, agent, number) for repo in repos]}, _says(f"{agent} {number}")] for number in numbers
+    ]
+    return [reply for replies in said for reply in replies]
+
+
+CHAT = Scenario(
+    name="chat",
+    repos=REPOS,
+    pipeline={
+        "name": "chat",
+        **SURROUNDINGS,
+        "agents": {
+            "planner": _agent(*WRITES_APP),
+            "asker": _talker(*WRITES_BOTH),
+            "twin": _talker("web:note"),
+            "judge": _talker(*WRITES_APP),
+            "closer": _agent(*WRITES_BOTH),
+        },
+        "conditions": "conditions",
+        "graph": [
+            {"from": "START", "to": "planner"},
+            {"from": "planner", "to": ["asker", "twin"]},
+            {"from": ["asker", "twin"], "to": "judge"},
+            {"from": "judge", "to": ["asker", "twin", "closer"], "condition": "judgement", "max_loops": 1},
+            {"from": "closer", "to": "END"},
+        ],
+    },
+    script={
+        "planner": [_brief("planner", 1)],
+        "asker": [
+            _speaks("asker", "1.1", "1.2", "1.3", repos=("app", "web")),
+            _speaks("asker", "2.1", repos=("web",)),
+        ],
+        "twin": [_speaks("twin", "1.1", "1.2", repos=("web",)), _speaks("twin", "2.1", repos=("web",))],
+        "judge": [_speaks("judge", "1.1", repos=("app",)), _speaks("judge", "2.1", repos=("app",))],
+        "closer": [_turn("closer", 1, repos=("app", "web"))],
+    },
+    files={
+        "conditions/judgement.py": """
+import orchestra
+
+@orchestra.condition("judgement")
+def judgement(state):
+    return ["asker", "twin"] if state["agent_outputs"]["judge"]["decision"] == "reject" else "closer"
+"""
+    },
+    answers={
+        "asker.1.1.0": "go on",
+        "asker.1.1.1": "/undo",
+        "asker.1.1.2": "go on then",
+        "asker.1.1.3": "and the rest",
+        "asker.1.1.4": "/approve",
+        "asker.2.1.0": "/done",
+        "twin.1.1.0": "what else?",
+        "twin.1.1.1": "/approve fine",
+        "twin.2.1.0": "/approve",
+        "judge.1.1.0": "/reject once more",
+        "judge.2.1.0": "/approve",
+    },
+    leaves=frozenset({"asker.1.1.3", "judge.1.1.0"}),
+    at_once=2,
+)
+"""Two agents talk with a person at the same time, and a third one whose decision sends both back."""
+
+SCENARIOS = {scenario.name: scenario for scenario in (ROUND, BRANCHES, MEETING, PERSON_RESOLVES, ENDING, CHAT)}

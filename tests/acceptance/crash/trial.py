@@ -21,17 +21,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestra.runtime.asking import open_questions
+from orchestra.runtime.inbox import Inbox
 from orchestra.runtime.store import SessionFiles, session_ids, sessions_directory
 from tests.gitkit import git
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from orchestra.agents.conversation import Question
     from orchestra.runtime.drive import SessionResult
     from tests.acceptance.crash.scenario import Scenario
 
-HANDED = "orchestra.handed"
-"""Says in a worktree's own directory of git that a person has it."""
+PERSONS = ("orchestra.handed", "orchestra.lent")
+"""Say in a worktree's own directory of git that a person has it."""
 LONGEST_PAUSE = 0.01
 """Seconds; between two failpoints there is seldom more."""
 ORPHANS_END = 20.0
@@ -101,6 +104,17 @@ class Trial:
         """Go on: with the session, or from the start where the kill came before there was one."""
         return self._drive(self._resume if self.session else self._start, kill, trace)
 
+    def do_a_persons_part(self, document: Mapping[str, Any]) -> None:
+        """Resolve the conflict, or answer the questions, that a session waits for."""
+        if self.scenario.by_hand:
+            self.resolve_by_hand(document)
+            return
+        assert self.session is not None
+        asked = open_questions(self.session)
+        assert asked, f"nothing is asked: {document['waiting_for']}"
+        for question in asked:
+            Inbox(self.session).give(question.id, self.scenario.answers[question.id], by="respond")
+
     def resolve_by_hand(self, document: Mapping[str, Any]) -> None:
         """Do what a person does with plain git where a session waits for it: stage the files, or commit them."""
         repo, paths = self.scenario.by_hand or ("", ())
@@ -120,7 +134,8 @@ class Trial:
         What lies in a worktree that a person has is the person's, and is taken as found.
         """
         for worktree in self.worktrees():
-            if self.scenario.by_hand and (Path(git(worktree, "rev-parse", "--git-dir")) / HANDED).exists():
+            own = Path(git(worktree, "rev-parse", "--git-dir"))
+            if any((own / mark).exists() for mark in PERSONS):
                 continue
             name = f"stranger-{len(self.strangers)}.txt"
             (worktree / name).write_text(f"{name} was here\n")
@@ -144,14 +159,18 @@ class Trial:
 
         project = find_project(self.root)
         pipeline = load_and_resolve(self.directory / "pipelines" / "pipeline.yaml", project, repos={}, cwd=self.root)
-        return await SessionManager(project).start(pipeline, read_inputs(pipeline, {}), settings={})
+        inputs = read_inputs(pipeline, {})
+        return await SessionManager(project, channels=self._people()).start(pipeline, inputs, settings={})
 
     async def _resume(self) -> SessionResult:
         from orchestra.graph.project import find_project
         from orchestra.runtime.session import SessionManager
 
         assert self.session is not None
-        return await SessionManager(find_project(self.root)).resume(self.session)
+        return await SessionManager(find_project(self.root), channels=self._people()).resume(self.session)
+
+    def _people(self) -> list[Person]:
+        return [Person(self.scenario, self.directory)] if self.scenario.answers else []
 
     def _drive(self, work: Callable[[], Any], kill: Kill | None, trace: Path | None) -> dict[str, Any] | None:
         result = self.directory / "result.json"
@@ -219,6 +238,28 @@ class Trial:
                         break
                     assert time.monotonic() < deadline, f"orphans still hold {lock} after {ORPHANS_END:g} s"
                     time.sleep(0.005)
+
+
+class Person:
+    """Somebody in the driver's process who knows what to answer, and leaves at some questions when they first come."""
+
+    name = "person"
+
+    def __init__(self, scenario: Scenario, directory: Path) -> None:
+        self._scenario = scenario
+        self._directory = directory
+        self.is_open = True
+
+    async def ask(self, question: Question) -> str | None:
+        left = self._directory / f"left-{question.id}"
+        if question.id in self._scenario.leaves and not left.exists():
+            left.touch()
+            self.is_open = False
+        await asyncio.sleep(0)
+        return self._scenario.answers[question.id] if self.is_open else None
+
+    async def tell(self, text: str) -> None:
+        raise AssertionError(text)
 
 
 def _note_model_calls(path: Path) -> None:
