@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -16,9 +17,11 @@ from typer.testing import CliRunner
 from orchestra.cli.event_lines import line_of
 from orchestra.cli.main import app
 from orchestra.cli.options import read_inputs_given, read_repos_given
+from orchestra.cli.progress import Progress
 from orchestra.cli.render import as_json, escape_prose, render_problems
 from orchestra.errors import OrchestraError, PipelineError
-from orchestra.runtime.store import session_ids
+from orchestra.runtime.drive import SessionResult
+from orchestra.runtime.store import SessionRecord, Status, session_ids
 from tests.conftest import COMMAND
 from tests.gitkit import git, make_repo
 
@@ -315,6 +318,36 @@ class TestRun:
         path = workshop.pipeline(PIPELINE.replace("model: m", "model: m, mode: interactive"), script=SCRIPT)
         document = workshop.json("run", path, code=3)
         assert (document["status"], document["waiting_for"]) == ("paused", {"agent": "a", "text": "Done."})
+
+    def test_of_an_interactive_agent_its_text_is_the_result(self, workshop: Workshop) -> None:
+        path = workshop.pipeline(
+            PIPELINE.replace("model: m", "model: m, mode: interactive, when_absent: finish"), script=SCRIPT
+        )
+        done = workshop.cli("run", path)
+        assert (done.returncode, done.stdout) == (0, "Done.\n")
+        assert workshop.json("run", path)["agent_outputs"]["a"]["decision"] == "done"
+
+    @pytest.mark.parametrize(
+        ("decision", "reason", "line"),
+        [
+            ("approve", "looks\n good\x1b[31m", "a approved: looks good\\x1b[31m"),
+            ("reject", "no", "a rejected: no"),
+            ("reject", None, "a rejected"),
+            ("done", "enough", "a done: enough"),
+            ("done", None, None),
+        ],
+    )
+    def test_what_a_person_has_decided_is_told_beside_the_result(
+        self, decision: str, reason: str | None, line: str | None
+    ) -> None:
+        usage = {"input_tokens": 0, "output_tokens": 0, "model_calls": 1, "cost_usd": 0.0}
+        record = SessionRecord("7kq2mfzd", "p", Status.COMPLETED, "", "", {}, {}, {}, usage)
+        output: dict[str, Any] = {"decision": decision, "reason": reason, "text": "The text.", "commits": {}}
+        result = SessionResult(record, {"a": output}, final=("a",), interactive=("a",))
+        progress = Progress(io.StringIO())
+        assert progress.outputs(result) == "The text.\n"
+        told = [line for line in progress.summary(result).splitlines() if line.startswith("a ")]
+        assert told == [line] * (line is not None)
 
     def test_nothing_of_a_model_can_steer_the_terminal(self, workshop: Workshop) -> None:
         path = workshop.pipeline(PIPELINE, script={"a": [[{"text": HOSTILE}]]})

@@ -261,6 +261,21 @@ async def test_critic_routing_understands_every_verdict(
     assert choice.targets == targets
 
 
+@pytest.mark.parametrize(
+    ("critic", "synthesizer", "again"),
+    [(1, 0, True), (2, 0, True), (3, 0, False), (2, 1, True), (4, 1, True), (5, 1, False), (9, 3, False)],
+)
+async def test_a_critic_sends_back_twice_and_once_more_for_each_rejection(
+    monkeypatch: pytest.MonkeyPatch, critic: int, synthesizer: int, again: bool
+) -> None:
+    monkeypatch.setattr(orchestra, "condition", condition, raising=False)
+    verdict = {"verdict": "revise", "revise": ["security-reviewer"]}
+    state = {"agent_outputs": {"critic": verdict}, "turns": {"critic": critic, "synthesizer": synthesizer}}
+    edge = {name: name for name in (*BOTH, "synthesizer")}
+    choice = await loaded(SHIPPED).choose("critic-routing", state, edge)
+    assert choice.targets == (("security-reviewer",) if again else ("synthesizer",))
+
+
 WRITES: list[Callable[[Any], Any]] = [
     lambda state: state.__setitem__("a", 1),
     lambda state: state["agent_outputs"].update(a=1),

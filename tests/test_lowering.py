@@ -85,7 +85,7 @@ class Planned:
 
     written: Written
 
-    async def choose(self, name: str, state: Any, targets: Any) -> Choice:
+    async def choose(self, name: str, state: Any, targets: Any, *, source: str) -> Choice:
         agent = name.removeprefix("choose-")
         visit = state["turns"].get(agent, 1) - 1
         plan = self.written.choices[agent]

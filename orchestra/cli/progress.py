@@ -10,6 +10,8 @@ from orchestra.cli.screen import Screen
 from orchestra.cli.transcript import Transcript
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from orchestra.runtime.drive import SessionResult
     from orchestra.runtime.observability import Event
 
@@ -39,8 +41,9 @@ class Progress:
         self.transcript.line(line, agent=event.node, at_once=event.type == "session_stopping")
 
     def outputs(self, result: SessionResult) -> str:
-        """Return what the agents handed over whose edges lead to END."""
+        """Return what the agents handed over whose edges lead to END; of a decision the text that was decided on."""
         shown = {name: result.agent_outputs[name] for name in result.final if name in result.agent_outputs}
+        shown |= {name: value["text"] for name, value in _decisions(result).items()}
         if result.record.status != "completed":
             return ""
         if len(shown) == 1:
@@ -56,6 +59,7 @@ class Progress:
         lines = [
             f"\n{record.status}: session {record.session_id}, {usage['model_calls']} model calls, {tokens}, {cost}"
         ]
+        lines += [_decided(name, value) for name, value in _decisions(result).items() if _says_something(value)]
         if record.error:
             lines.append(f"error[{record.error['code']}]: {escape(record.error['message'], keep_lines=True)}")
             if record.error.get("hint"):
@@ -76,6 +80,26 @@ class Progress:
             lines.append(f"go on with: orchestra resume {record.session_id}")
         lines.append(f"look back with: orchestra log {record.session_id}")
         return "\n".join(lines) + "\n"
+
+
+def _decisions(result: SessionResult) -> dict[str, dict[str, Any]]:
+    """Return the decisions among what is handed over, by agent."""
+    return {
+        name: result.agent_outputs[name]
+        for name in result.final
+        if name in result.interactive and name in result.agent_outputs
+    }
+
+
+def _says_something(decision: Mapping[str, Any]) -> bool:
+    """Tell whether somebody has decided: a bare `done` is also what an agent ends with when nobody is there."""
+    return decision["decision"] != "done" or bool(decision["reason"])
+
+
+def _decided(name: str, decision: Mapping[str, Any]) -> str:
+    word = {"approve": "approved", "reject": "rejected"}.get(decision["decision"], decision["decision"])
+    why = f": {' '.join(decision['reason'].split())}" if decision["reason"] else ""
+    return escape(f"{name} {word}{why}")
 
 
 def _text(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Conditions: the user's functions that choose where an edge leads.
+"""Conditions: functions that choose where an edge leads, the user's and those that come with Orchestra.
 
 A condition belongs to the registry that loads its directory, thus to one pipeline: `@orchestra.condition("name")` may
 be written in two pipelines of one process without a clash.
@@ -11,6 +11,7 @@ import inspect
 import linecache
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from orchestra.errors import Location, PipelineError, Problem, SessionError, did_you_mean
@@ -19,7 +20,7 @@ from orchestra.imports import import_file
 from orchestra.tools.base import in_daemon
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
     from types import ModuleType
 
@@ -41,6 +42,8 @@ class Condition:
     function: Callable[..., Any]
     path: Path
     line: int
+    of_edge: bool = False
+    """It is called with the edge's source and labels, too."""
 
     @property
     def place(self) -> str:
@@ -65,10 +68,12 @@ class ConditionRegistry:
     """The conditions of one pipeline.
 
     Args:
+        shipped: What stands behind every directory, for names that none of them has.
         time_limit: Seconds that a condition may take.
     """
 
-    def __init__(self, *, time_limit: float = TIME_LIMIT) -> None:
+    def __init__(self, shipped: Sequence[Condition] = (), *, time_limit: float = TIME_LIMIT) -> None:
+        self._shipped = {condition.name: condition for condition in shipped}
         self._conditions: dict[str, Condition] = {}
         self._directories: list[Path] = []
         self._time_limit = time_limit
@@ -132,22 +137,25 @@ class ConditionRegistry:
         Raises:
             PipelineError: `unknown-condition`, with near names and the directories searched.
         """
-        try:
-            return self._conditions[name]
-        except KeyError:
-            raise self._unknown(name) from None
+        found = self._conditions.get(name) or self._shipped.get(name)
+        if found is None:
+            raise self._unknown(name)
+        return found
 
     def names(self) -> list[str]:
-        """Return the names of all conditions, sorted."""
+        """Return the names of the user's conditions, sorted."""
         return sorted(self._conditions)
 
-    async def choose(self, name: str, state: Mapping[str, Any], targets: Mapping[str, str]) -> Choice:
+    async def choose(
+        self, name: str, state: Mapping[str, Any], targets: Mapping[str, str], *, source: str = ""
+    ) -> Choice:
         """Call a condition and check what it returns.
 
         Args:
             name: The condition's name.
             state: The state; the function gets a copy that it can only read.
             targets: What may be returned, in the edge's order: label → target, or name → the same name.
+            source: Where the edge begins.
 
         Raises:
             SessionError: `bad-condition`: it failed, took too long, or returned something else.
@@ -155,10 +163,13 @@ class ConditionRegistry:
         import asyncio
 
         condition = self.get(name)
+        function = (
+            partial(condition.function, source=source, labels=targets) if condition.of_edge else condition.function
+        )
         limit = asyncio.timeout(self._time_limit)
         try:
             async with limit:
-                returned = await _call(condition.function, read_only(_public(state)))
+                returned = await _call(function, read_only(_public(state)))
         except Exception as error:
             if limit.expired():
                 message = f"has not ended after {self._time_limit:g} seconds"
@@ -185,7 +196,7 @@ class ConditionRegistry:
 
     def _unknown(self, name: str) -> PipelineError:
         searched = "".join(f"\n  searched {directory}" for directory in self._directories)
-        hint = did_you_mean(name, self._conditions)
+        hint = did_you_mean(name, [*self._conditions, *self._shipped])
         if not hint and self._conditions:
             hint = "there are " + ", ".join(self.names())
         return PipelineError(

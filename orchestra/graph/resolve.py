@@ -12,6 +12,7 @@ from orchestra.graph.checks import check_topology, templates_in, wrong_arguments
 from orchestra.graph.conditions import ConditionRegistry
 from orchestra.graph.conflict_checks import conflict_warnings
 from orchestra.graph.extension import RESERVED, Extension, check_reducers, load_extension, load_output, output_fields
+from orchestra.graph.human_decision import HUMAN_DECISION, check_decision
 from orchestra.graph.loader import read_pipeline
 from orchestra.graph.meetings import find_meetings
 from orchestra.graph.models import model_problems, played_from_scripts, price_warnings, provider_config
@@ -282,12 +283,15 @@ class _Resolution:
         return registry.toolset(self.repos, good)
 
     def _conditions(self) -> ConditionRegistry:
-        registry = ConditionRegistry()
+        registry = ConditionRegistry([HUMAN_DECISION])
         complete = self._load(registry, self.pipeline.conditions)
+        said = {problem.location for problem in self.problems if problem.severity == "error"}
         for edge in self.pipeline.graph:
             if edge.condition and complete:  # else it may stand in the file that could not be read
                 place = self.document.locate("graph", edge.index, "condition")
-                self._try(partial(registry.get, edge.condition), place)
+                found = self._try(partial(registry.get, edge.condition), place)
+                if found is HUMAN_DECISION:
+                    self.problems += check_decision(edge, self.pipeline, self.document, said)
         return registry
 
     def _extension(self) -> Extension:

@@ -49,10 +49,10 @@ class Route:
 
 
 class Conditions(Protocol):
-    """Asks the user's conditions; `ConditionRegistry` does."""
+    """Asks the conditions; `ConditionRegistry` does."""
 
-    async def choose(self, name: str, state: Mapping[str, Any], targets: Mapping[str, str]) -> Choice:
-        """Return which of the targets (label → target) the condition chooses."""
+    async def choose(self, name: str, state: Mapping[str, Any], targets: Mapping[str, str], *, source: str) -> Choice:
+        """Return which of the targets (label → target) the condition chooses, at an edge that leaves `source`."""
 
 
 class Router:
@@ -128,7 +128,7 @@ class Router:
     async def _choose(self, edge: Edge, state: Mapping[str, Any]) -> tuple[str, ...]:
         if edge.condition is None:
             return edge.targets
-        choice = await self._conditions.choose(edge.condition, state, edge.labels)
+        choice = await self._conditions.choose(edge.condition, state, edge.labels, source=edge.source)
         for chosen, clash in self._parallelism.forbidden.get(edge.key, {}).items():
             if chosen.issubset(choice.targets):
                 first, second = (target for target in choice.targets if target in chosen)

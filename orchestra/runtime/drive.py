@@ -59,6 +59,8 @@ class SessionResult:
     conflicts: list[dict[str, Any]] = field(default_factory=list)
     final: tuple[str, ...] = ()
     """The agents whose edges lead to END: their outputs are the result."""
+    interactive: tuple[str, ...] = ()
+    """The agents whose outputs are decisions of a person."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the one JSON object of `run`, `resume` and their like (DESIGN §8)."""
@@ -146,7 +148,7 @@ class _Drive:
         self._countdown = Countdown(pipeline.pipeline.limits.timeout)
         self._inbox = Inbox(session.record.files)
         people = People(self._inbox, session.channels, diff=partial(describe, session.git, workspace))
-        self._questions = Questions(self._inbox, people, self._row, self._gate, self._countdown)
+        self._questions = Questions(self._inbox, people, self._log, self._row, self._gate, self._countdown)
         self._interrupted = False
 
     async def run(self) -> SessionResult:
@@ -385,6 +387,9 @@ class _Drive:
             commits=commits,
             conflicts=await self._conflicts(),
             final=tuple(name for name in topology.nodes if name in topology.exits),
+            interactive=tuple(
+                name for name, agent in self._pipeline.agents.items() if agent.spec.mode == "interactive"
+            ),
         )
 
 

@@ -88,8 +88,9 @@ class Review:
         assert self.turns[-1] == ("synthesizer", 1)
         assert len(self.turns) == len(set(self.turns))
         review = self.result["agent_outputs"]["synthesizer"]
-        assert isinstance(review, str)
-        assert review.strip()
+        assert (review["decision"], review["reason"]) == ("done", None)  # nobody was there
+        assert review["text"].strip()
+        assert review["commits"] == self.result["commits"]
         # Nobody writes: every checkpoint names the commit that the session began with, and nothing else is there.
         head = self.git("rev-parse", "HEAD")
         assert all(row["repos"] == {"repo": head} for row in self.rows)
@@ -129,7 +130,7 @@ def test_the_recorded_review_of_the_demo_repository_is_right(demo: Path) -> None
     review.assert_right()
     assert review.loops == 1
     assert review.turns.count(("security-reviewer", 2)) == 1
-    assert "Command injection" in review.result["agent_outputs"]["synthesizer"]
+    assert "Command injection" in review.result["agent_outputs"]["synthesizer"]["text"]
     assert review.result["usage"]["model_calls"] == 14
 
 
