@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orchestra.agents.script import Script, load_script
+from orchestra.runtime.channels import OneAtATime
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["GitRepo", "Script", "git_repo", "load_script", "scripted_provider", "write_script"]
+    from orchestra.agents.conversation import Question
+
+__all__ = ["GitRepo", "Script", "ScriptedPerson", "git_repo", "load_script", "scripted_provider", "write_script"]
 
 _EPOCH = 1_767_225_600
 """2026-01-01: commits are dated from here, one minute apart, so that their SHAs are the same on every machine."""
@@ -47,6 +50,49 @@ def scripted_provider(path: Path, agents: Mapping[str, Sequence[Sequence[Mapping
     """Write a script and return the `providers` section of a pipeline that plays it."""
     write_script(path, agents)
     return {"default": "scripted", "scripted": {"type": "scripted", "script": str(path)}}
+
+
+class ScriptedPerson:
+    """Answers the questions of interactive agents from a list, in order, and leaves when it runs out.
+
+    Pass it to `SessionManager(project, channels=[...])`.
+
+    Args:
+        answers: What to say: messages and commands as a person types them; for several agents a list for each.
+    """
+
+    name = "scripted"
+
+    def __init__(self, answers: Sequence[str] | Mapping[str, Sequence[str]]) -> None:
+        if isinstance(answers, str):
+            raise TypeError("the answers are a list of texts, or one for each agent")
+        self.is_open = True
+        self.asked: list[Question] = []
+        """What was asked, each time that something was to be said."""
+        self.told: list[str] = []
+        """What was shown to this person alone: what `/diff` and `/help` show, and commands that there are not."""
+        self._answers = {name: list(lines) for name, lines in answers.items()} if hasattr(answers, "items") else None
+        self._all = [] if self._answers is not None else list(answers)
+        self._order = OneAtATime()
+
+    async def ask(self, question: Question) -> str | None:
+        """Say the next thing to the agent that asks; None: there is nothing left."""
+        await self._order.enter(question)
+        if self.is_open:
+            self.asked.append(question)
+            lines = self._all if self._answers is None else self._answers.get(question.agent, [])
+            if lines:
+                return lines.pop(0)
+        self.is_open = False
+        return None
+
+    def settled(self, question: Question) -> None:
+        """Take the next question."""
+        self._order.settle(question)
+
+    async def tell(self, text: str) -> None:
+        """Note what was shown."""
+        self.told.append(text)
 
 
 @dataclass(slots=True)

@@ -146,7 +146,7 @@ class ChatMiddleware(AgentMiddleware[Any, Any, Any]):
             return {"chat": after, "jump_to": "end", **files}
         message = HumanMessage(said.text, id=f"human.{question.id}")
         after["turns"] = [*chat["turns"], {"message": f"human.{question.id}", "snapshot": state["snapshot"]}]
-        return {"chat": after, "messages": [message], "jump_to": "model", **files}
+        return {"chat": after, "messages": [*_filled(messages[-1]), message], "jump_to": "model", **files}
 
     async def _undo(self, after: Chat, messages: Sequence[AnyMessage]) -> dict[str, Any]:
         if not after["turns"]:
@@ -160,6 +160,12 @@ class ChatMiddleware(AgentMiddleware[Any, Any, Any]):
         after["note"] = TAKEN_BACK
         update = {"chat": after, "messages": [RemoveMessage(str(one)) for one in since], "jump_to": "model"}
         return {**update, "snapshot": snapshot} if snapshot else update
+
+
+def _filled(reply: AnyMessage) -> list[AnyMessage]:
+    """Give an empty reply a text: providers refuse an empty message in the middle."""
+    is_empty = isinstance(reply, AIMessage) and not reply.tool_calls and not reply.text.strip()
+    return [reply.model_copy(update={"content": "(no answer)"})] if is_empty else []
 
 
 def _has_spoken(messages: Sequence[AnyMessage]) -> bool:

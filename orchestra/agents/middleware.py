@@ -82,7 +82,8 @@ class TurnMiddleware(AgentMiddleware[Any, Any, Any]):
         self._max_calls = max_calls
         self._attempts = attempts
         self._answered = frozenset(answered)
-        self._order: tuple[int, CallOrder] | None = None
+        self._order: tuple[str | None, CallOrder] | None = None
+        """The id of a reply, and the order of its calls."""
 
     async def awrap_model_call(self, request: ModelRequest[Any], handler: Handler) -> Any:
         """Call the model within the turn's limits, and settle what its reply leads to."""
@@ -196,10 +197,10 @@ class TurnMiddleware(AgentMiddleware[Any, Any, Any]):
     def _calls_of(self, request: ToolCallRequest) -> CallOrder:
         messages = request.state["messages"]
         replies = [message for message in messages if isinstance(message, AIMessage)]
-        if self._order is None or self._order[0] != len(replies):
+        if self._order is None or self._order[0] != replies[-1].id:
             given = {message.tool_call_id for message in messages if isinstance(message, ToolMessage)}
             order = [(str(call["id"]), self._writes(call["name"])) for call in replies[-1].tool_calls]
-            self._order = (len(replies), CallOrder(order, self._answered | given))
+            self._order = (replies[-1].id, CallOrder(order, self._answered | given))
         return self._order[1]
 
     def _writes(self, name: str) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TextIO
 
 from orchestra.cli.render import as_json, escape, escape_prose
+from orchestra.cli.screen import Screen
+from orchestra.cli.transcript import Transcript
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,21 +19,25 @@ _QUIET = frozenset({"checkpoint", "model_started", "tool_started", "snapshot_tak
 
 
 class Progress:
-    """Shows the events of a session on a stream."""
+    """Shows the events of a session on a stream.
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream: TextIO | None = stream
+    Args:
+        stream: Where to.
+        quiet: Show only what agents and persons say to each other at this terminal.
+    """
+
+    def __init__(self, stream: TextIO, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self.transcript = Transcript(Screen(stream))
 
     def show(self, event: Event) -> None:
-        """Print an event's line, if it has one."""
-        if self._stream is None or event.type in _QUIET:
+        """Show an event, if there is something to show of it."""
+        if self._quiet and not self.transcript.prompts:
+            return
+        if self.transcript.show(event) or self._quiet or event.type in _QUIET:
             return
         line = line_of(event.time, event.type, event.node, event.turn, event.payload)
-        try:
-            self._stream.write(line + "\n")
-            self._stream.flush()
-        except OSError:
-            self._stream = None  # nobody reads any more; that is no reason to stop a session
+        self.transcript.line(line, agent=event.node, at_once=event.type == "session_stopping")
 
     def outputs(self, result: SessionResult) -> str:
         """Return what the agents handed over whose edges lead to END; of a decision the text that was decided on."""
@@ -119,6 +125,8 @@ def _what(kind: str, payload: Mapping[str, Any]) -> str | None:  # noqa: C901, P
             return f"{payload.get('model')} answered ({tokens}, {payload.get('duration_s', 0):.1f} s)"
         case "model_failed":
             return f"model call failed: {payload.get('message')}"
+        case "question_left":
+            return "nobody is here to answer; the session pauses when the others are done"
         case "condition_chose":
             return f"chose {', '.join(payload['targets'])}"
         case "files_put_back":

@@ -148,7 +148,7 @@ class _Drive:
         self._countdown = Countdown(pipeline.pipeline.limits.timeout)
         self._inbox = Inbox(session.record.files)
         people = People(self._inbox, session.channels, diff=partial(describe, session.git, workspace))
-        self._questions = Questions(self._inbox, people, self._row, self._gate, self._countdown)
+        self._questions = Questions(self._inbox, people, self._log, self._row, self._gate, self._countdown)
         self._interrupted = False
 
     async def run(self) -> SessionResult:

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 HELP = """\
 Write to the agent, or:
-  /approve [why]   agree with what it says, and end its turn
-  /reject [why]    send it back, with your reason
-  /done [what]     end its turn with neither
-  /undo            take back your last message, and what the agent did on it, files too
-  /diff            show what the agent has changed, and what changed since you last decided
-  /help            this text
+  /approve [why]  agree with what it says, and end its turn
+  /reject [why]   send it back, with your reason
+  /done [what]    end its turn with neither
+  /undo           take back your last message, and what was done on it, files too
+  /diff           what the agent has changed, and what changed since you decided
+  /help           this text
 A message that begins with a slash is written with two."""
 
 
@@ -52,6 +52,12 @@ class Channel(Protocol):
             None: the person has left; the channel is closed.
         """
 
+    def settled(self, question: Question) -> None:
+        """Put the next question: this one has its answer, or is not to be answered through this channel any more.
+
+        From `ask` until then a question keeps the channel, so that the line after a `/diff` is for the same agent.
+        """
+
     async def tell(self, text: str) -> None:
         """Show something to this person alone."""
 
@@ -70,6 +76,15 @@ async def take_turn(
     Returns:
         False: the person has left.
     """
+    try:
+        return await _until_answered(channel, question, give=give, diff=diff)
+    finally:
+        channel.settled(question)
+
+
+async def _until_answered(
+    channel: Channel, question: Question, *, give: Callable[[str], bool], diff: Callable[[Question], Awaitable[str]]
+) -> bool:
     while True:
         line = await channel.ask(question)
         if line is None:

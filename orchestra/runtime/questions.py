@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from orchestra.agents.conversation import Question
     from orchestra.runtime.inbox import Answer, Inbox
+    from orchestra.runtime.observability import ObservabilityLogger
     from orchestra.runtime.people import People
     from orchestra.runtime.stopping import Countdown, StopGate
     from orchestra.runtime.store import SessionRow
@@ -27,14 +28,24 @@ class Questions:
     Args:
         inbox: Where answers arrive.
         people: Who may answer.
+        log: The session's events: a question is in it before it can be answered.
         row: The session's row, which says who is waited for.
         gate: Closed when the session is to stop.
         countdown: The session's time, which does not run while a person thinks.
     """
 
-    def __init__(self, inbox: Inbox, people: People, row: SessionRow, gate: StopGate, countdown: Countdown) -> None:
+    def __init__(
+        self,
+        inbox: Inbox,
+        people: People,
+        log: ObservabilityLogger,
+        row: SessionRow,
+        gate: StopGate,
+        countdown: Countdown,
+    ) -> None:
         self._inbox = inbox
         self._people = people
+        self._log = log
         self._row = row
         self._gate = gate
         self._countdown = countdown
@@ -67,6 +78,7 @@ class Questions:
         if self._gate.is_closed or not self._people.are_there():
             return False
         with self._noted(question), self._countdown.stopped():
+            await self._log.flush()
             await self._tell()
             answered = asyncio.ensure_future(self._people.wait_for(question))
             stopped = asyncio.ensure_future(self._gate.closed())

@@ -5,8 +5,18 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import pytest
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import Command
+
+from orchestra import GraphCompiler
+from orchestra.errors import SessionError
+from orchestra.graph.project import find_project
+from orchestra.graph.resolve import load_and_resolve
+from orchestra.runtime.asking import open_questions
 from orchestra.runtime.inbox import Inbox
-from orchestra.runtime.store import find_session
+from orchestra.runtime.session import SessionManager
+from orchestra.runtime.store import SessionRecord, find_session, list_sessions, read_session
 
 if TYPE_CHECKING:
     from orchestra.agents.conversation import Question
@@ -31,6 +41,9 @@ class Person:
         await asyncio.sleep(0)
         self.asked.append(question)
         return self.lines.pop(0) if self.lines else None
+
+    def settled(self, question: Question) -> None:
+        pass
 
     async def tell(self, text: str) -> None:
         self.told.append(text)
@@ -100,6 +113,25 @@ async def test_taking_back_a_message_puts_the_files_back_and_asks_again(workshop
     assert workshop.repo.git("show", f"{result.commits['repo']}:a.txt") == "two"
     kept = [event.payload["rescue"] for event in workshop.events if event.type == "files_put_back"]
     assert workshop.repo.git("show", f"{kept[0]}:a.txt") == "two"
+
+
+async def test_calls_that_write_go_one_after_another_also_when_a_reply_comes_once_more(workshop: Workshop) -> None:
+    both = {"tools": [*writes("x\n", "x.txt")["tools"], *writes("y\n", "y.txt")["tools"]]}
+    script = {"talker": [[{"text": "First."}, both, {"text": "Second."}]]}
+
+    await workshop.run(workshop.pipeline(talk(), script=script), channels=[Person("go", "/undo", "go", "/done")])
+
+    kinds = [event.type for event in workshop.events if event.type.startswith("tool_")]
+    assert kinds == ["tool_started", "tool_ended"] * 4
+
+
+async def test_a_model_that_says_nothing_is_no_empty_message_in_the_middle(workshop: Workshop) -> None:
+    script = {"talker": [[{"text": " "}, {"text": "Second."}]]}
+
+    result = await workshop.run(workshop.pipeline(talk(), script=script), channels=[Person("well?", "/undo", "/done")])
+
+    # After the undo the reply is the empty one's stand-in, which was not taken back.
+    assert result.agent_outputs["talker"]["text"] == "(no answer)"
 
 
 async def test_there_may_be_nothing_to_take_back(workshop: Workshop) -> None:
@@ -224,6 +256,162 @@ def again(state):
     (diff,) = person.told
     assert "+help" in diff
     assert "+A better review." in diff
+
+
+async def test_a_program_that_embeds_the_graph_answers_by_a_command(workshop: Workshop) -> None:
+    script = {"talker": [[{"text": "First."}, {"text": "Second."}]]}
+    path = workshop.pipeline(talk(), script=script)
+    compiler = GraphCompiler(load_and_resolve(path, find_project(workshop.repo.path), repos={}, cwd=workshop.repo.path))
+    graph = compiler.compile(InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "1"}}
+
+    asked = await graph.ainvoke(compiler.initial_state({}), config)
+    again = await graph.ainvoke(Command(resume="go on"), config)
+    ended = await graph.ainvoke(Command(resume="/approve"), config)
+
+    assert asked["__interrupt__"][0].value == {"question": {"agent": "talker", "text": "First."}}
+    assert again["__interrupt__"][0].value == {"question": {"agent": "talker", "text": "Second."}}
+    assert ended["agent_outputs"]["talker"]["decision"] == "approve"
+
+
+PAIR: dict[str, Any] = {
+    "name": "pair",
+    "agents": {
+        name: {"task": {"template": "Talk."}, "model": "m", "mode": "interactive", "tools": ["write-file"]}
+        for name in ("left", "right")
+    }
+    | {"worker": {"task": {"template": "Work."}, "model": "m", "tools": ["write-file"]}},
+    "graph": [
+        {"from": "START", "to": ["left", "right", "worker"]},
+        *({"from": name, "to": "END"} for name in ("left", "right", "worker")),
+    ],
+}
+PAIR_SCRIPT = {
+    "left": [[writes("l\n", "l.txt"), {"text": "Left."}, {"text": "Left again."}]],
+    "right": [[writes("r\n", "r.txt"), {"text": "Right."}, {"text": "Right again."}]],
+    "worker": [[{"text": "", "tools": writes("w\n", "w.txt")["tools"], "delay": 0.3}, {"text": "Worked."}]],
+}
+
+
+class Everybody(Person):
+    """Answers each agent by itself."""
+
+    def __init__(self, **lines: list[str]) -> None:
+        super().__init__("any")
+        self.of = lines
+
+    async def ask(self, question: Question) -> str | None:
+        await asyncio.sleep(0)
+        self.asked.append(question)
+        return self.of[question.agent].pop(0)
+
+
+async def test_two_agents_are_answered_each_while_a_third_one_works_on(workshop: Workshop) -> None:
+    person = Everybody(left=["more", "/approve"], right=["/reject no"])
+
+    result = await workshop.run(workshop.pipeline(PAIR, script=PAIR_SCRIPT), channels=[person])
+
+    decided = {name: output["decision"] for name, output in result.agent_outputs.items() if name != "worker"}
+    assert decided == {"left": "approve", "right": "reject"}
+    tree = workshop.repo.git("ls-tree", "--name-only", result.commits["repo"]).splitlines()
+    assert {"l.txt", "r.txt", "w.txt"} <= set(tree)
+    kinds = [(event.node, event.type) for event in workshop.events]
+    assert kinds.index(("left", "human_turn")) < kinds.index(("worker", "turn_ended"))
+
+
+async def test_both_questions_of_an_unattended_session_are_open_and_one_answer_leaves_the_other(
+    workshop: Workshop,
+) -> None:
+    paused = await workshop.run(workshop.pipeline(PAIR, script=PAIR_SCRIPT))
+    files = find_session(workshop.repo.path, paused.record.session_id)
+    asked = {question.agent: question for question in open_questions(files)}
+    assert set(asked) == {"left", "right"}
+
+    assert Inbox(files).give(asked["right"].id, "/approve", by="respond")
+    again = await workshop.resume(paused.record.session_id)
+
+    assert again.record.status == "paused"
+    assert [question.agent for question in open_questions(files)] == ["left"]
+    assert again.record.waiting_for == {"agent": "left", "text": "Left."}
+
+
+class Hesitant(Person):
+    """Never answers."""
+
+    def __init__(self) -> None:
+        super().__init__("never said")
+        self.here = asyncio.Event()
+
+    async def ask(self, question: Question) -> str | None:
+        self.asked.append(question)
+        self.here.set()
+        await asyncio.get_running_loop().create_future()
+        return None
+
+
+async def test_a_session_that_is_stopped_while_it_asks_pauses(workshop: Workshop) -> None:
+    person = Hesitant()
+    drive = asyncio.ensure_future(workshop.run(workshop.pipeline(talk(), script=THREE), channels=[person]))
+    await person.here.wait()
+    drive.cancel()
+    result = await drive
+
+    assert result.record.status == "paused"
+    assert result.record.waiting_for == {"agent": "talker", "text": "First."}
+
+
+async def test_a_session_that_waits_in_place_says_for_whom(workshop: Workshop) -> None:
+    person = Hesitant()
+    drive = asyncio.ensure_future(workshop.run(workshop.pipeline(talk(), script=THREE), channels=[person]))
+    await person.here.wait()
+    (record,) = [record for record in list_sessions(workshop.repo.path) if isinstance(record, SessionRecord)]
+    (question,) = open_questions(record.files)
+
+    assert record.status == "running"
+    assert record.waiting_for == {"agent": "talker", "text": "First."}
+    assert Inbox(record.files).give(question.id, "/approve", by="attach")
+    result = await drive
+    assert result.agent_outputs["talker"]["decision"] == "approve"
+    assert result.record.waiting_for is None
+
+
+async def test_a_session_that_asks_can_be_called_off(workshop: Workshop) -> None:
+    person = Hesitant()
+    drive = asyncio.ensure_future(workshop.run(workshop.pipeline(talk(), script=THREE), channels=[person]))
+    await person.here.wait()
+    (record,) = [record for record in list_sessions(workshop.repo.path) if isinstance(record, SessionRecord)]
+    await SessionManager(find_project(workshop.repo.path)).cancel(record.files)
+    result = await drive
+
+    assert result.record.status == "cancelled"
+    with pytest.raises(SessionError, match="was cancelled"):
+        await workshop.resume(record.session_id)
+    await SessionManager(find_project(workshop.repo.path)).cancel(record.files)
+    assert open_questions(record.files) == []
+
+
+async def test_a_session_that_nobody_drives_can_be_called_off_and_a_completed_one_not(workshop: Workshop) -> None:
+    paused = await workshop.run(workshop.pipeline(talk(), script=THREE))
+    manager = SessionManager(find_project(workshop.repo.path))
+    await manager.cancel(paused.record.files)
+    done = await workshop.run(workshop.pipeline(talk(when_absent="finish"), script=THREE))
+
+    assert read_session(paused.record.files).status == "cancelled"
+    with pytest.raises(SessionError, match="completed already"):
+        await manager.cancel(done.record.files)
+    assert read_session(done.record.files).status == "completed"
+
+
+async def test_a_person_who_thinks_long_does_not_use_up_the_sessions_time(workshop: Workshop) -> None:
+    class Slow(Person):
+        async def ask(self, question: Question) -> str | None:
+            await asyncio.sleep(1.5)
+            return await super().ask(question)
+
+    limited = talk() | {"limits": {"timeout": 1.4}}
+    result = await workshop.run(workshop.pipeline(limited, script=THREE), channels=[Slow("/approve")])
+
+    assert result.record.status == "completed"
 
 
 async def test_what_the_agent_writes_is_logged_while_it_writes(workshop: Workshop) -> None:

@@ -1,0 +1,143 @@
+"""A way to a person that needs no terminal: lines that are piped in (DESIGN §6)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from orchestra.agents.conversation import Question
+
+
+class OneAtATime:
+    """Puts questions one after another, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._order: list[str] = []
+        self._changed = asyncio.Event()
+
+    async def enter(self, question: Question) -> None:
+        """Wait until a question is the one that is put; it stays so until it is settled."""
+        if question.id not in self._order:
+            self._order.append(question.id)
+        try:
+            while self._order[0] != question.id:
+                await self._changed.wait()
+        except asyncio.CancelledError:
+            self.settle(question)
+            raise
+
+    def settle(self, question: Question) -> None:
+        """Put the next question."""
+        with suppress(ValueError):
+            self._order.remove(question.id)
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+class PipedLines:
+    """Takes each line of a stream as a person's turn; blank lines are none.
+
+    Args:
+        descriptor: The stream: a pipe, a socket or a file.
+        show: Shows a text to whoever reads what this process says.
+    """
+
+    name = "input"
+
+    def __init__(self, descriptor: int, *, show: Callable[[str], object]) -> None:
+        self._show = show
+        self._order = OneAtATime()
+        self._lines = _LineReader(descriptor)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the end of the stream has not been seen yet."""
+        return not self._lines.ended
+
+    async def ask(self, question: Question) -> str | None:
+        """Take the next line that is not blank; see `Channel`."""
+        await self._order.enter(question)
+        while (line := await self._lines.next()) is not None:
+            if line.strip():
+                return line
+        return None
+
+    def settled(self, question: Question) -> None:
+        """Take the next line for another question; see `Channel`."""
+        self._order.settle(question)
+
+    async def tell(self, text: str) -> None:
+        """Show something; see `Channel`."""
+        self._show(text)
+
+
+class _LineReader:
+    """Reads lines when they are asked for.
+
+    In a thread, since files can't be waited for, and in one of its own: a process ends without waiting for it, while a
+    thread of asyncio's would hold up the end until somebody closes the pipe.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.ended = False
+        self._descriptor = descriptor
+        self._bytes = b""
+        self._lines: deque[str] = deque()
+        self._wanted = threading.Semaphore(0)
+        self._is_wanted = False
+        self._arrived = asyncio.Event()
+        self._thread: threading.Thread | None = None
+
+    async def next(self) -> str | None:
+        """Return the next line; None: there is none. Cancelled, it loses no line."""
+        while not self._lines and not self.ended:
+            self._want(asyncio.get_running_loop())
+            await self._arrived.wait()
+        return self._lines.popleft() if self._lines else None
+
+    def _want(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, args=(loop,), name="orchestra-input", daemon=True)
+            self._thread.start()
+        if not self._is_wanted:
+            self._is_wanted = True
+            self._arrived.clear()
+            self._wanted.release()
+
+    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+        line: str | None = ""
+        while line is not None:
+            self._wanted.acquire()
+            line = self._read()
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(self._take, line)
+
+    def _take(self, line: str | None) -> None:
+        self._is_wanted = False
+        if line is None:
+            self.ended = True
+        else:
+            self._lines.append(line)
+        self._arrived.set()
+
+    def _read(self) -> str | None:
+        pieces = []
+        while b"\n" not in self._bytes:
+            pieces.append(self._bytes)
+            try:
+                self._bytes = os.read(self._descriptor, 65_536)
+            except OSError:
+                self._bytes = b""
+            if not self._bytes:
+                break
+        line, newline, rest = self._bytes.partition(b"\n")
+        whole = b"".join((*pieces, line))
+        self._bytes = rest
+        return whole.decode("utf-8", "replace").removesuffix("\r") if whole or newline else None
