@@ -16,8 +16,7 @@ from orchestra.runtime.asking import open_questions
 from orchestra.runtime.inbox import Inbox
 from orchestra.runtime.session import SessionManager
 from orchestra.runtime.store import find_session
-from orchestra.testing import write_script
-from tests.integration.test_chat import Person
+from orchestra.testing import ScriptedPerson, write_script
 from tests.session_support import agent, says, writes
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ def app(workshop: Workshop, commit: str) -> str:
 
 
 async def test_a_rejection_loops_back_and_an_approval_goes_on(workshop: Workshop) -> None:
-    person = Person("why 2?", "/reject make it 3", "/approve")
+    person = ScriptedPerson(["why 2?", "/reject make it 3", "/approve"])
 
     result = await workshop.run(workshop.pipeline(PIPELINE, script=SCRIPT), channels=[person])
 
@@ -76,7 +75,7 @@ async def test_a_rejection_loops_back_and_an_approval_goes_on(workshop: Workshop
 
 
 async def test_the_person_is_asked_again_and_sees_what_has_changed_since(workshop: Workshop) -> None:
-    person = Person("/reject make it 3", "/diff", "/approve")
+    person = ScriptedPerson(["/reject make it 3", "/diff", "/approve"])
 
     result = await workshop.run(workshop.pipeline(PIPELINE, script=SCRIPT), channels=[person])
 
@@ -99,7 +98,7 @@ async def test_a_decision_names_the_commits_that_it_was_made_on(workshop: Worksh
     script = SCRIPT | {"publisher": [[writes("CHANGES", "x\n"), says("Published.")]]}
 
     result = await workshop.run(
-        workshop.pipeline(pipeline, script=script), channels=[Person("/reject no", "/approve yes")]
+        workshop.pipeline(pipeline, script=script), channels=[ScriptedPerson(["/reject no", "/approve yes"])]
     )
 
     approved = result.agent_outputs["reviewer"]["commits"]["repo"]
@@ -109,7 +108,7 @@ async def test_a_decision_names_the_commits_that_it_was_made_on(workshop: Worksh
 
 
 async def test_after_max_loops_a_rejection_goes_on_and_is_told_as_one(workshop: Workshop) -> None:
-    person = Person("/reject 1", "/reject 2", "/reject 3")
+    person = ScriptedPerson(["/reject 1", "/reject 2", "/reject 3"])
 
     result = await workshop.run(workshop.pipeline(PIPELINE, script=SCRIPT), channels=[person])
 
@@ -127,7 +126,7 @@ async def test_done_goes_the_way_of_approve_unless_it_has_a_label(
     edge["to"] = edge["to"] | labels
     pipeline = PIPELINE | {"graph": [*PIPELINE["graph"][:2], edge, PIPELINE["graph"][3]]}
 
-    result = await workshop.run(workshop.pipeline(pipeline, script=SCRIPT), channels=[Person("/done")])
+    result = await workshop.run(workshop.pipeline(pipeline, script=SCRIPT), channels=[ScriptedPerson(["/done"])])
 
     assert result.record.status == "completed", result.record.error
     assert turns(workshop, result)[-1] == last
@@ -169,7 +168,7 @@ def without_delays(repository: Path) -> str:
 
 
 async def review(
-    repository: Path, person: Person, listener: Callable[[Event], None] | None = None, provider: str = "offline"
+    repository: Path, person: ScriptedPerson, listener: Callable[[Event], None] | None = None, provider: str = "offline"
 ) -> SessionResult:
     """Run the shipped review in this process, with somebody who answers."""
     project, path = find_project(repository), shipped_pipelines()["pr-review"]
@@ -180,7 +179,7 @@ async def review(
 
 
 async def test_the_shipped_review_is_asked_about_rejected_and_approved(demo: Path) -> None:
-    person = Person("what first?", "really?", "/reject nothing is tested", "/diff", "/approve thanks")
+    person = ScriptedPerson(["what first?", "really?", "/reject nothing is tested", "/diff", "/approve thanks"])
 
     result = await review(demo, person)
 
@@ -200,7 +199,7 @@ async def test_the_shipped_review_is_asked_about_rejected_and_approved(demo: Pat
 
 async def test_the_recording_of_the_shipped_review_lasts_for_whoever_asks_and_rejects_a_lot(demo: Path) -> None:
     turn = ("1?", "2?", "3?", "4?", "5?", "6?", "/reject no")
-    person, ended = Person(*turn * 4), Counter[str | None]()
+    person, ended = ScriptedPerson(turn * 4), Counter[str | None]()
 
     def listen(event: Event) -> None:
         ended[event.node] += event.type == "turn_ended"
