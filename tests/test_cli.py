@@ -112,7 +112,7 @@ class TestCompile:
         for expected in (
             "agent critic: anthropic:claude-opus-5-5 (smart)",
             "[security-reviewer, architecture-reviewer] (all) → critic",
-            "at most 2 loops to architecture-reviewer, security-reviewer, then synthesizer",
+            "at most 5 loops to architecture-reviewer, security-reviewer, then synthesizer",
             "input base (string, default '')",
         ):
             assert expected in said.out
