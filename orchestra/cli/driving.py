@@ -86,7 +86,7 @@ def _report(result: SessionResult, progress: Progress, signals: StopSignals, *, 
     with suppress(OSError) if signals.caught is not None else nullcontext():
         if json:
             print_json(result.as_json())
-        else:
+        elif not (sys.stdout.isatty() and progress.has_shown(result)):
             sys.stdout.write(progress.outputs(result))
         if not quiet:
             sys.stderr.write(progress.summary(result))

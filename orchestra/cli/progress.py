@@ -50,6 +50,14 @@ class Progress:
             return _text(next(iter(shown.values())))
         return "\n".join(f"## {name}\n\n{_text(value)}" for name, value in shown.items())
 
+    def has_shown(self, result: SessionResult) -> bool:
+        """Tell whether all that is handed over was read just now, in a conversation at this terminal."""
+        decisions = _decisions(result)
+        handed_over = {name for name in result.final if name in result.agent_outputs}
+        return self.transcript.screen.is_terminal and all(
+            name in decisions and self.transcript.has_shown(decisions[name]["text"]) for name in handed_over
+        )
+
     def summary(self, result: SessionResult) -> str:
         """Return how a session ended, and what to do next."""
         record = result.record
@@ -65,8 +73,9 @@ class Progress:
             if record.error.get("hint"):
                 lines.append(f"hint: {escape(record.error['hint'], keep_lines=True)}")
         if record.waiting_for:
-            text = escape(record.waiting_for["text"], keep_lines=True)
-            lines.append(f"{record.waiting_for['agent']} waits for you:\n{text}")
+            agent, text = record.waiting_for["agent"], record.waiting_for["text"]
+            shown = "" if self.transcript.has_shown(text) else f":\n{escape_prose(text)}"
+            lines.append(f"{agent} waits for you{shown}")
         for conflict in result.conflicts:
             by = f"resolved by {conflict['resolved_by']}" if conflict["resolved_by"] else "not resolved by an agent"
             agents = " and ".join(conflict["agents"])
@@ -76,7 +85,7 @@ class Progress:
         for repo, branch in result.branches.items():
             # The command has a line of its own: a narrow terminal would break a longer one in the branch's name.
             lines += [f"branch of {repo}: {branch}", f"  git log -p {branch}"]
-        if record.status in ("failed", "interrupted"):
+        if record.status in ("failed", "interrupted", "paused"):
             lines.append(f"go on with: orchestra resume {record.session_id}")
         lines.append(f"look back with: orchestra log {record.session_id}")
         return "\n".join(lines) + "\n"

@@ -6,9 +6,10 @@ import asyncio
 import os
 import signal
 import sys
+import termios
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -43,6 +44,7 @@ class StopSignals:
         self._at = 0.0
         self._ask: Callable[[], object] | None = None
         self._may_raise = False
+        self._terminal = _terminal_state()
 
     @property
     def code(self) -> int:
@@ -112,14 +114,27 @@ class StopSignals:
         if self.last_words is not None:
             with suppress(OSError):
                 os.write(1, self.last_words().encode())
-        os._exit(self.code)
+        self._end(self.code)
 
     def leave(self, code: int) -> NoReturn:
         """End the process: nothing that hangs in it may hold up somebody who has asked it to stop."""
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 stream.flush()
+        self._end(code)
+
+    def _end(self, code: int) -> NoReturn:
+        with suppress(termios.error, OSError):
+            # A prompt may be open, which reads key by key. From the background setting it would stop the process.
+            if self._terminal is not None and os.tcgetpgrp(0) == os.getpgrp():
+                termios.tcsetattr(0, termios.TCSANOW, self._terminal)
         os._exit(code)
+
+
+def _terminal_state() -> list[Any] | None:
+    with suppress(termios.error, OSError):
+        return termios.tcgetattr(0)
+    return None
 
 
 def _say(text: str) -> None:
