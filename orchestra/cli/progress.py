@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TextIO
 
+from orchestra.cli.onward import commands
 from orchestra.cli.render import as_json, escape, escape_prose
 from orchestra.cli.screen import Screen
 from orchestra.cli.transcript import Transcript
@@ -75,8 +76,9 @@ class Progress:
         for repo, branch in result.branches.items():
             # The command has a line of its own: a narrow terminal would break a longer one in the branch's name.
             lines += [f"branch of {repo}: {branch}", f"  git log -p {branch}"]
-        if record.status in ("failed", "interrupted"):
-            lines.append(f"go on with: orchestra resume {record.session_id}")
+        if onward := commands(record):
+            lines.append(f"go on with: {onward[0]}")
+            lines += [f"or answer with: {command}" for command in onward[1:]]
         lines.append(f"look back with: orchestra log {record.session_id}")
         return "\n".join(lines) + "\n"
 
@@ -100,7 +102,7 @@ def _what(kind: str, payload: Mapping[str, Any]) -> str | None:  # noqa: C901, P
     match kind:
         case "session_started" | "session_resumed":
             return f"{kind.replace('_', ' ')}: {payload['pipeline']} ({payload['file']})"
-        case "session_completed" | "session_paused" | "session_interrupted":
+        case "session_completed" | "session_paused" | "session_interrupted" | "session_cancelled":
             return kind.replace("_", " ")
         case "session_stopping":
             calls = [f"{count} {call} call{'s' if count > 1 else ''}" for call, count in payload["waits_for"].items()]
