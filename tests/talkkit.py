@@ -26,7 +26,9 @@ def writes(content: str, path: str = "a.txt") -> dict[str, Any]:
     return {"tools": [{"name": "write-file", "args": {"path": path, "content": content}}]}
 
 
-THREE: list[list[dict[str, Any]]] = [[writes("one\n"), {"text": "First."}, writes("two\n"), {"text": "Second."}, {"text": "Third."}]]
+THREE: list[list[dict[str, Any]]] = [
+    [writes("one\n"), {"text": "First."}, writes("two\n"), {"text": "Second."}, {"text": "Third."}]
+]
 
 
 def talk(workshop: Workshop, *turns: list[dict[str, Any]], **more: Any) -> Path:
