@@ -66,7 +66,7 @@ class ScriptedPerson:
     def __init__(self, answers: Sequence[str] | Mapping[str, Sequence[str]]) -> None:
         if isinstance(answers, str):
             raise TypeError("the answers are a list of texts, or one for each agent")
-        self.is_open = True
+        self._is_open = True
         self.asked: list[Question] = []
         """What was asked, each time that something was to be said."""
         self.told: list[str] = []
@@ -75,15 +75,19 @@ class ScriptedPerson:
         self._all = [] if self._answers is not None else list(answers)
         self._order = OneAtATime()
 
+    async def is_open(self) -> bool:
+        """Tell whether there may be something left to say."""
+        return self._is_open
+
     async def ask(self, question: Question) -> str | None:
         """Say the next thing to the agent that asks; None: there is nothing left."""
         await self._order.enter(question)
-        if self.is_open:
+        if self._is_open:
             self.asked.append(question)
             lines = self._all if self._answers is None else self._answers.get(question.agent, [])
             if lines:
                 return lines.pop(0)
-        self.is_open = False
+        self._is_open = False
         return None
 
     def settled(self, question: Question) -> None:

@@ -46,9 +46,8 @@ class TerminalChannel:
         """How an answer is called that came through here."""
         return self._name
 
-    @property
-    def is_open(self) -> bool:
-        """Whether the person is still there."""
+    async def is_open(self) -> bool:
+        """Tell whether the person is still there."""
         return self._is_open
 
     async def ask(self, question: Question) -> str | None:

@@ -56,18 +56,14 @@ class PipedLines:
         self._order = OneAtATime()
         self._lines = _LineReader(descriptor)
 
-    @property
-    def is_open(self) -> bool:
-        """Whether the end of the stream has not been seen yet."""
-        return not self._lines.ended
+    async def is_open(self) -> bool:
+        """Wait for a line that is not blank, or for the end: an empty stream is nobody."""
+        return await self._lines.look() is not None
 
     async def ask(self, question: Question) -> str | None:
         """Take the next line that is not blank; see `Channel`."""
         await self._order.enter(question)
-        while (line := await self._lines.next()) is not None:
-            if line.strip():
-                return line
-        return None
+        return await self._lines.next()
 
     def settled(self, question: Question) -> None:
         """Take the next line for another question; see `Channel`."""
@@ -86,7 +82,7 @@ class _LineReader:
     """
 
     def __init__(self, descriptor: int) -> None:
-        self.ended = False
+        self._ended = False
         self._descriptor = descriptor
         self._bytes = b""
         self._lines: deque[str] = deque()
@@ -95,12 +91,17 @@ class _LineReader:
         self._arrived = asyncio.Event()
         self._thread: threading.Thread | None = None
 
-    async def next(self) -> str | None:
-        """Return the next line; None: there is none. Cancelled, it loses no line."""
-        while not self._lines and not self.ended:
+    async def look(self) -> str | None:
+        """Return the next line that is not blank, and leave it there; None: there is none."""
+        while not self._lines and not self._ended:
             self._want(asyncio.get_running_loop())
             await self._arrived.wait()
-        return self._lines.popleft() if self._lines else None
+        return self._lines[0] if self._lines else None
+
+    async def next(self) -> str | None:
+        """Take the next line that is not blank; None: there is none. Cancelled, it loses no line."""
+        found = await self.look()
+        return None if found is None else self._lines.popleft()
 
     def _want(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._thread is None:
@@ -122,8 +123,8 @@ class _LineReader:
     def _take(self, line: str | None) -> None:
         self._is_wanted = False
         if line is None:
-            self.ended = True
-        else:
+            self._ended = True
+        elif line.strip():
             self._lines.append(line)
         self._arrived.set()
 

@@ -37,9 +37,8 @@ class Channel(Protocol):
     def name(self) -> str:
         """How an answer that came through it is called: `terminal`, `input`."""
 
-    @property
-    def is_open(self) -> bool:
-        """Whether somebody may still answer through it."""
+    async def is_open(self) -> bool:
+        """Tell whether somebody may still answer through it; waits where only what comes can tell."""
 
     async def ask(self, question: Question) -> str | None:
         """Let the person answer, and return the words as they are.
@@ -122,13 +121,15 @@ class People:
         self._channels = tuple(channels)
         self._diff = diff
 
-    def are_there(self) -> bool:
+    async def are_there(self) -> bool:
         """Tell whether anybody may answer now."""
-        return any(channel.is_open for channel in self._channels) or self._inbox.somebody_is_present()
+        if self._inbox.somebody_is_present():
+            return True
+        return any([await channel.is_open() for channel in self._channels])
 
     async def wait_for(self, question: Question) -> bool:
         """Wait until a question is answered; False: there is nobody, or nobody any more."""
-        talks = [asyncio.create_task(self._talk(channel, question)) for channel in self._channels if channel.is_open]
+        talks = [asyncio.create_task(self._talk(channel, question)) for channel in self._channels]
         try:
             while self._inbox.answer(question.id) is None:
                 talking = [talk for talk in talks if not talk.done()]

@@ -10,7 +10,7 @@ from orchestra.agents.conversation import UnknownCommandError, understand
 from orchestra.runtime.failpoints import failpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
     from orchestra.agents.conversation import Question
     from orchestra.runtime.inbox import Answer, Inbox
@@ -51,9 +51,11 @@ class Questions:
         self._countdown = countdown
         self._open: dict[str, Question] = {}
 
-    def is_heard(self, question: str) -> bool:
-        """Tell whether a question has its answer, or somebody is there who may give one."""
-        return self._inbox.answer(question) is not None or self._people.are_there()
+    async def is_heard(self, question: str) -> bool:
+        """Tell whether a question has its answer, or somebody is there who may give one; or the session is to stop."""
+        if self._inbox.answer(question) is not None:
+            return True
+        return await self._unless_stopped(self._people.are_there()) is not False
 
     async def ask(self, question: Question, emit: Emit) -> Answer | None:
         """Have a question answered; None: nobody is there, or nobody any more.
@@ -75,23 +77,25 @@ class Questions:
         return answer
 
     async def _wait_for(self, question: Question) -> bool:
-        if self._gate.is_closed or not self._people.are_there():
-            return False
         with self._noted(question), self._countdown.stopped():
             await self._log.flush()
             await self._tell()
-            answered = asyncio.ensure_future(self._people.wait_for(question))
-            stopped = asyncio.ensure_future(self._gate.closed())
-            try:
-                await asyncio.wait([answered, stopped], return_when=asyncio.FIRST_COMPLETED)
-                is_answered = answered.done() and answered.result()
-            finally:
-                for task in (answered, stopped):
-                    task.cancel()
-                await asyncio.wait([answered, stopped])
+            is_answered = await self._unless_stopped(self._people.wait_for(question)) is True
         if is_answered:
             await self._tell()  # else the session's row goes on saying who is waited for
         return is_answered
+
+    async def _unless_stopped(self, waiting: Coroutine[Any, Any, bool]) -> bool | None:
+        """Wait for people as long as the session goes on; None: it is to stop."""
+        answered = asyncio.ensure_future(waiting)
+        stopped = asyncio.ensure_future(self._gate.closed())
+        try:
+            await asyncio.wait([answered, stopped], return_when=asyncio.FIRST_COMPLETED)
+            return answered.result() if answered.done() else None
+        finally:
+            for task in (answered, stopped):
+                task.cancel()
+            await asyncio.wait([answered, stopped])
 
     @contextmanager
     def _noted(self, question: Question) -> Iterator[None]:

@@ -294,7 +294,8 @@ class SessionTurn:
 
     async def is_heard(self, question: str) -> bool:
         """Tell whether a question has its answer already, or somebody is there who may give one."""
-        return self._run.questions.is_heard(question)
+        with self._calls.person():
+            return await self._run.questions.is_heard(question)
 
     async def ask(self, question: Question, decided: Mapping[str, Any] | None) -> str | None:
         """Have a person answer a question, for as long as somebody is there; the worktrees are theirs meanwhile."""

@@ -17,36 +17,18 @@ from orchestra.runtime.asking import open_questions
 from orchestra.runtime.inbox import Inbox
 from orchestra.runtime.session import SessionManager
 from orchestra.runtime.store import SessionRecord, find_session, list_sessions, read_session
+from orchestra.testing import ScriptedPerson
 
 if TYPE_CHECKING:
     from orchestra.agents.conversation import Question
     from tests.conftest import Workshop
 
 
-class Person:
+class Person(ScriptedPerson):
     """Somebody who has made up what to say."""
 
-    name = "person"
-
     def __init__(self, *lines: str) -> None:
-        self.lines = list(lines)
-        self.asked: list[Question] = []
-        self.told: list[str] = []
-
-    @property
-    def is_open(self) -> bool:
-        return bool(self.lines)
-
-    async def ask(self, question: Question) -> str | None:
-        await asyncio.sleep(0)
-        self.asked.append(question)
-        return self.lines.pop(0) if self.lines else None
-
-    def settled(self, question: Question) -> None:
-        pass
-
-    async def tell(self, text: str) -> None:
-        self.told.append(text)
+        super().__init__(lines)
 
 
 def talk(*, edges: list[dict[str, Any]] | None = None, **agent: Any) -> dict[str, Any]:
@@ -293,21 +275,8 @@ PAIR_SCRIPT = {
 }
 
 
-class Everybody(Person):
-    """Answers each agent by itself."""
-
-    def __init__(self, **lines: list[str]) -> None:
-        super().__init__("any")
-        self.of = lines
-
-    async def ask(self, question: Question) -> str | None:
-        await asyncio.sleep(0)
-        self.asked.append(question)
-        return self.of[question.agent].pop(0)
-
-
 async def test_two_agents_are_answered_each_while_a_third_one_works_on(workshop: Workshop) -> None:
-    person = Everybody(left=["more", "/approve"], right=["/reject no"])
+    person = ScriptedPerson({"left": ["more", "/approve"], "right": ["/reject no"]})
 
     result = await workshop.run(workshop.pipeline(PAIR, script=PAIR_SCRIPT), channels=[person])
 

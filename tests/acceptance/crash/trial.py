@@ -248,15 +248,21 @@ class Person:
     def __init__(self, scenario: Scenario, directory: Path) -> None:
         self._scenario = scenario
         self._directory = directory
-        self.is_open = True
+        self._has_left = False
 
     async def ask(self, question: Question) -> str | None:
         left = self._directory / f"left-{question.id}"
         if question.id in self._scenario.leaves and not left.exists():
             left.touch()
-            self.is_open = False
+            self._has_left = True
         await asyncio.sleep(0)
-        return self._scenario.answers[question.id] if self.is_open else None
+        return None if self._has_left else self._scenario.answers[question.id]
+
+    async def is_open(self) -> bool:
+        return not self._has_left
+
+    def settled(self, question: Question) -> None:
+        """There is nothing to settle."""
 
     async def tell(self, text: str) -> None:
         raise AssertionError(text)
