@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typer.testing import CliRunner
 
+from orchestra.cli.event_lines import line_of
 from orchestra.cli.main import app
 from orchestra.cli.options import read_inputs_given, read_repos_given
-from orchestra.cli.progress import Progress, line_of
+from orchestra.cli.progress import Progress
 from orchestra.cli.render import as_json, escape_prose, render_problems
 from orchestra.errors import OrchestraError, PipelineError
 from orchestra.runtime.drive import SessionResult

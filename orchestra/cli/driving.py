@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from orchestra.cli.at_hand import people_at_hand
 from orchestra.cli.options import print_json
 from orchestra.cli.progress import Progress
 from orchestra.cli.render import as_json
@@ -17,12 +18,13 @@ from orchestra.runtime.machine import machine_error
 from orchestra.runtime.store import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
 
     from orchestra.runtime.drive import SessionResult
     from orchestra.runtime.observability import Event
+    from orchestra.runtime.people import Channel
 
-    Session = Callable[[Callable[[Event], None] | None], Coroutine[None, None, SessionResult]]
+    Session = Callable[[Callable[[Event], None], Sequence[Channel]], Coroutine[None, None, SessionResult]]
 
 EXIT_CODES = {Status.COMPLETED: 0, Status.FAILED: 1, Status.PAUSED: 3, Status.CANCELLED: 1}
 
@@ -37,21 +39,20 @@ def drive(
 
     Args:
         prepare: Reads what the session needs, and returns what starts or resumes it: called with the listener for its
-            events.
+            events and the ways to the person at hand.
         json: Print one JSON document.
         quiet: Print no progress.
     """
-    progress = Progress(sys.stderr)
+    progress = Progress(sys.stderr, quiet=quiet)
 
     def listen(event: Event) -> None:
         if event.type in ("session_started", "session_resumed"):
             signals.session = event.payload["session_id"]
-        if not quiet:
-            progress.show(event)
+        progress.show(event)
 
     async def work(session: Session) -> SessionResult:
         try:
-            return await session(listen)
+            return await session(listen, people_at_hand(progress.transcript))
         except Exception as failure:
             error = machine_error(failure) or failure
             kind = error.code if isinstance(error, OrchestraError) else "internal-error"

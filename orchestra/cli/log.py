@@ -41,7 +41,7 @@ def log_command(
 
 
 def _events(files: SessionFiles, *, json: bool) -> None:
-    from orchestra.cli.progress import line_of
+    from orchestra.cli.event_lines import line_of
     from orchestra.cli.render import as_json
     from orchestra.runtime.store import read_events
 

@@ -12,12 +12,13 @@ from orchestra.cli.options import JsonOption, QuietOption, print_json
 from orchestra.errors import SessionBusyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from orchestra.agents.conversation import Question
     from orchestra.cli.driving import Session
     from orchestra.runtime.drive import SessionResult
     from orchestra.runtime.observability import Event
+    from orchestra.runtime.people import Channel
     from orchestra.runtime.responding import Asked, Outcome
     from orchestra.runtime.store import SessionFiles
 
@@ -94,7 +95,8 @@ def _go_on(root: Path, files: SessionFiles, given: Question, *, json: bool, quie
         from orchestra.graph.project import Project
         from orchestra.runtime.session import SessionManager
 
-        async def resume(listener: Callable[[Event], None] | None) -> SessionResult:
+        async def resume(listener: Callable[[Event], None], channels: Sequence[Channel]) -> SessionResult:
+            del channels  # it answers once
             return await SessionManager(Project(root), listener).resume(files)
 
         return resume

@@ -11,11 +11,12 @@ from orchestra.cli.options import JsonOption, QuietOption
 from orchestra.errors import SessionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from orchestra.cli.driving import Session
     from orchestra.runtime.drive import SessionResult
     from orchestra.runtime.observability import Event
+    from orchestra.runtime.people import Channel
     from orchestra.runtime.store import SessionFiles
 
 
@@ -49,9 +50,9 @@ def resume_command(
         from orchestra.graph.project import Project
         from orchestra.runtime.session import SessionManager
 
-        async def go_on(listener: Callable[[Event], None] | None) -> SessionResult:
+        async def go_on(listener: Callable[[Event], None], channels: Sequence[Channel]) -> SessionResult:
             try:
-                return await SessionManager(Project(root), listener).resume(files)
+                return await SessionManager(Project(root), listener, channels).resume(files)
             except SessionError as error:
                 if error.code == "repo-moved":
                     error.hint = _way_back(files) or error.hint

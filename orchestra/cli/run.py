@@ -70,7 +70,7 @@ def run(
             print_warnings(resolved.warnings)
         from orchestra.runtime.session import SessionManager
 
-        return lambda listener: SessionManager(project, listener).start(
+        return lambda listener, channels: SessionManager(project, listener, channels).start(
             resolved, values, settings={"provider": provider}
         )
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 PATIENCE = 10.0
 """Seconds after which a line of another agent may stand between two paragraphs; else it waits for the reply's end."""
-COMMANDS = "answer, or: /approve [why], /reject [why], /done, /undo, /diff, /help"
 _RULE = 80
 """The columns of a header's line, at the most."""
 _COMPARED = 10_000
@@ -80,6 +79,8 @@ class Transcript:
         self._told: set[str] = set()
         self._typed: dict[str, tuple[str, str]] = {}
         self._after_prose = False
+        self._heard: _Speaker | None = None
+        """Who has spoken last."""
         self._changed = asyncio.Event()
 
     def show(self, event: Event) -> bool:
@@ -265,7 +266,6 @@ class Transcript:
         for text in about:
             self._paragraph(text)
         if question.id in self._answered or not self.prompts:
-            self._paragraph(COMMANDS)
             self._let_go(speaker)
         else:
             self._keep(speaker, question)
@@ -275,13 +275,14 @@ class Transcript:
         if question not in self._told:  # after a crash the same answer is taken once more
             self._told.add(question)
             if self._typed.pop(question, None) != (by, text):
-                self._do(speaker, lambda: self._show_answer(by, text))
+                self._do(speaker, lambda: self._show_answer(speaker, by, text))
         self._answered.add(question)
         if speaker.asks == question or speaker.due:
             self._do(speaker, lambda: self._let_go(speaker))
 
-    def _show_answer(self, by: str, text: str) -> None:
-        who = "you> " if by in self._own else f"by {escape_prose(by)}> "
+    def _show_answer(self, speaker: _Speaker, by: str, text: str) -> None:
+        who = "you" if by in self._own else f"by {escape_prose(by)}"
+        who += "> " if self._heard is speaker else f" to {speaker.agent}> "
         self.screen.blank_line()
         lines = escape_prose(text).split("\n")
         self._line(self.screen.bold(who) + f"\n{' ' * len(who)}".join(lines))
@@ -291,6 +292,7 @@ class Transcript:
         title = f"── {label(speaker.agent, speaker.turn)} ──"
         rule = "─" * (min(self.screen.width or 0, _RULE) - len(title))
         self.screen.write(self.screen.bold(title + rule) + "\n")
+        self._heard = speaker
 
     def _paragraph(self, text: str) -> None:
         prose = Prose(lambda: self.screen.width)

@@ -1,0 +1,96 @@
+"""An event as one plain line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from orchestra.cli.render import escape
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def line_of(
+    time: str, kind: str, node: str | None, turn: int | None, payload: Mapping[str, Any], *, full: bool = False
+) -> str:
+    """Return the line of an event; nothing in it can steer a terminal."""
+    who = "" if node is None else node if turn in (None, 1) else f"{node} ({turn})"
+    what = _what(kind, payload)
+    if what is None or full:
+        details = ", ".join(f"{key} {value}" for key, value in payload.items() if value not in (None, "", [], {}))
+        what = f"{kind.replace('_', ' ')} {details}".strip()
+    text = escape(" ".join(what.splitlines()))
+    width = 2000 if full or kind in {"note", "warning"} else 160
+    text = text if len(text) <= width else f"{text[: width - 1]}…"
+    return f"{time[11:19]}  {who:<24}  {text}" if who else f"{time[11:19]}  {text}"
+
+
+def _what(kind: str, payload: Mapping[str, Any]) -> str | None:  # noqa: C901, PLR0911, PLR0912 - a table of kinds
+    match kind:
+        case "session_started" | "session_resumed":
+            return f"{kind.replace('_', ' ')}: {payload['pipeline']} ({payload['file']})"
+        case "session_completed" | "session_paused" | "session_interrupted" | "session_cancelled":
+            return kind.replace("_", " ")
+        case "session_stopping":
+            calls = [f"{count} {call} call{'s' if count > 1 else ''}" for call, count in payload["waits_for"].items()]
+            return f"waits for {' and '.join(calls)}, {payload['seconds']:g} s at the most" if calls else "stopping"
+        case "note":
+            return str(payload["text"])
+        case "warning":
+            return f"warning: {payload['message']}"
+        case "turn_started":
+            return "goes on" if payload.get("resumed") else "starts"
+        case "turn_ended":
+            return f"done after {payload['duration_s']:.1f} s"
+        case "turn_failed":
+            left = payload.get("tries_left", 0)
+            return f"failed: {payload['message']}" + (f" ({left} tries left)" if left else "")
+        case "turn_committed":
+            return f"committed {payload['commit'][:10]} in {payload['repo']}"
+        case "tool_ended":
+            return _tool(payload)
+        case "model_ended":
+            tokens = f"{payload.get('input_tokens') or 0:,} in, {payload.get('output_tokens') or 0:,} out"
+            return f"{payload.get('model')} answered ({tokens}, {payload.get('duration_s', 0):.1f} s)"
+        case "model_failed":
+            return f"model call failed: {payload.get('message')}"
+        case "question_left":
+            return "waits for an answer; the session pauses when the others are done"
+        case "condition_chose":
+            return f"chose {', '.join(payload['targets'])}"
+        case "files_put_back":
+            kept = f"; what lay there is kept as {payload['rescue']}" if payload.get("rescue") else ""
+            return f"files of {payload['repo']} put back to {payload['commit'][:10]}{kept}"
+        case "merged":
+            return f"merged the work of {payload['from']} in {payload['repo']} ({payload['commit'][:10]})"
+        case "conflict":
+            return _conflict(payload)
+        case "conflict_resolved":
+            return f"the conflict in {payload['repo']} is resolved ({payload['commit'][:10]})"
+        case "files_kept":
+            return f"what lay in the worktree {payload['slot']} of {payload['repo']} is kept as {payload['rescue']}"
+        case "setup_started":
+            return f"setup of {payload['repo']}: {payload['command']}"
+        case "setup_ended":
+            how = "done" if payload["ok"] else f"failed with exit code {payload['exit_code']}"
+            return f"setup of {payload['repo']} {how} after {payload['duration_s']:.1f} s"
+        case "session_failed":
+            return f"session failed: {payload['message']}"
+    return None
+
+
+def _conflict(payload: Mapping[str, Any]) -> str:
+    agents = " and ".join(payload["agents"])
+    paths = ", ".join(path for path, _ in payload["paths"])
+    then = {
+        "agent": f"{payload['target']} resolves it",
+        "human": "a person has to resolve it",
+        "fail": "nobody may resolve it",
+    }
+    return f"CONFLICT: {agents} changed {paths} in {payload['repo']}; {then[payload['resolver']]}"
+
+
+def _tool(payload: Mapping[str, Any]) -> str:
+    code = payload.get("exit_code")
+    failed = "" if payload.get("ok") else " failed" if code is None else f" ended with exit code {code}"
+    return f"{payload['tool']}{failed} ({payload.get('duration_s', 0):.1f} s)"
