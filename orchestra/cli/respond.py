@@ -96,8 +96,7 @@ def _go_on(root: Path, files: SessionFiles, given: Question, *, json: bool, quie
         from orchestra.runtime.session import SessionManager
 
         async def resume(listener: Callable[[Event], None], channels: Sequence[Channel]) -> SessionResult:
-            del channels  # it answers once
-            return await SessionManager(Project(root), listener).resume(files)
+            return await SessionManager(Project(root), listener, channels).resume(files)
 
         return resume
 
@@ -111,7 +110,7 @@ def _go_on(root: Path, files: SessionFiles, given: Question, *, json: bool, quie
             _tell(files, given, outcome, json=json, quiet=quiet)
             return
         try:
-            drive(prepare, json=json, quiet=quiet)
+            drive(prepare, json=json, quiet=quiet, people=lambda _: ())  # it has said what it had to say
         except SessionBusyError:
             continue  # somebody else goes on with it
         return
