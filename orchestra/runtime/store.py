@@ -94,6 +94,11 @@ class SessionFiles:
         return self.directory / "inbox"
 
     @property
+    def driver_log(self) -> Path:
+        """What a driver in the background prints."""
+        return self.directory / "driver.log"
+
+    @property
     def cancellation(self) -> Path:
         """The file that is there once somebody has called the session off."""
         return self.inbox / "cancel"
