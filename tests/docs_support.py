@@ -3,7 +3,8 @@
 A fence `yaml file=fix.yaml` is written to that file, and one with `wrong` has mistakes on purpose. In a fence `console`
 each line after `$ ` is run in the page's directory, and what it prints is compared: `...` stands for anything, and
 times, durations and SHAs for any others. The id `7kq2mfzd` is that of the newest session, `/home/ada` the directory of
-the test, and `^C` presses Ctrl-C. A comment `test: …` prepares what the page takes for granted.
+the test, and `^C` presses Ctrl-C; with `later` it is not run yet. A comment `test: …` prepares what the page takes for
+granted.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class Reader:
             self._prepare(example.directive)
         elif "file" in example.options:
             self._write(example.options["file"], example.body)
-        elif example.language == "console":
+        elif example.language == "console" and "later" not in example.options:
             for command, expected in _commands(example.body):
                 self._type(example, command, expected)
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import Workshop
 
-COMMANDS = ("demo", "compile", "run", "resume", "status", "log", "doctor")
+COMMANDS = ("demo", "compile", "run", "resume", "respond", "cancel", "status", "log", "doctor")
 HOSTILE = "plain [red]markup[/red] \x1b[31mred\x1b[0m \x9b2J \u202eltr \x07 tab\there 👩\u200d💻"
 ESCAPES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -112,7 +112,7 @@ class TestCompile:
         for expected in (
             "agent critic: anthropic:claude-opus-5-5 (smart)",
             "[security-reviewer, architecture-reviewer] (all) → critic",
-            "at most 2 loops to architecture-reviewer, security-reviewer, then synthesizer",
+            "at most 5 loops to architecture-reviewer, security-reviewer, then synthesizer",
             "input base (string, default '')",
         ):
             assert expected in said.out

@@ -87,6 +87,11 @@ async def test_what_is_no_session_in_the_making_is_let_be(workshop: Workshop) ->
         (parent / name).mkdir(parents=True)
     (parent / "0123abcd" / "diary.txt").write_text("mine\n")  # nothing that Orchestra writes
     (parent / "0123abce" / "session.db").touch()
+    for name, file in (("0123abch", "driver.log"), ("0123abcj", "inbox/talker.1.1.0.json")):
+        path = parent / name / file  # of a session whose database is gone
+        path.parent.mkdir(0o700, parents=True)
+        path.parents[0 if path.parent.name == name else 1].chmod(0o700)
+        path.touch()
     (parent / "0123abcf").symlink_to(workshop.repo.path)
     (parent / "0123abc0").write_text("a file\n")
     before = directories(workshop)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestra.errors import PipelineError, Problem, SessionError
+from orchestra.graph.briefing import briefing
 from orchestra.graph.conditions import ConditionRegistry
 from orchestra.graph.human_decision import DECISIONS, HUMAN_DECISION
 from orchestra.graph.lowering import lower
@@ -193,7 +194,7 @@ def test_who_is_approved_without_a_person_is_warned_about(
 
 def test_an_interactive_agent_whose_decision_nobody_routes_on_is_fine(workshop: Workshop) -> None:
     text = TEXT.replace(f"{EDGE}, condition: human-decision, max_loops: 3", "to: END")
-    assert "decision" not in "".join(problem.code for problem in compiled(workshop, text).warnings)
+    assert compiled(workshop, text).warnings == ()
 
 
 @pytest.mark.parametrize(
@@ -218,6 +219,15 @@ async def test_without_a_person_a_session_goes_the_way_of_done(
     rows = workshop.checkpoints(result.record.session_id)
     assert [entry["agent"] for row in rows for entry in row["ended"]] == turns
     assert result.agent_outputs["reviewer"]["decision"] == "done"
+
+
+def test_who_is_sent_back_is_told_by_whom_and_why(workshop: Workshop) -> None:
+    topology = compiled(workshop, TEXT).topology
+    decision = {"decision": "reject", "reason": "make it 3", "text": "It is 2.", "commits": {}}
+    state = {"choices": {"reviewer#2": ["fixer"]}, "agent_outputs": {"fixer": "Fixed.", "reviewer": decision}}
+    text = briefing("fixer", state, topology, context="upstream", turn=2)
+    assert "'reviewer' sent the work back to you" in text
+    assert '"reason": "make it 3"' in text
 
 
 @dataclass

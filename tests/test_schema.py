@@ -185,6 +185,12 @@ def test_a_null_default_of_an_input_counts_as_given() -> None:
     assert [spec.has_default for spec in inputs.pipeline.inputs.values()] == [True, True, False]
 
 
+def test_an_interactive_agent_has_no_output_of_its_own() -> None:
+    text = HEAD + AGENTS.replace("task: write,", "task: write, mode: interactive, output: {type: object},") + GRAPH
+    (problem,) = problems_of(text)
+    assert (problem.code, problem.severity) == ("output-of-interactive", "error")
+
+
 def test_an_autonomous_agent_with_when_absent_gets_a_warning_only() -> None:
     text = HEAD + AGENTS.replace("task: write,", "task: write, when_absent: finish,") + GRAPH
     (warning,) = load(text).warnings

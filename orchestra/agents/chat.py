@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 INSTRUCTION = (
     "You talk with a person. Whatever you answer without calling a tool is shown to them, and they answer you, or end "
-    "the conversation with a decision. Use your tools first, where you need them to answer well."
+    "the conversation with a decision. Use your tools first, where you need them to answer well. What you say last is "
+    "handed on as your result: after a question beside it, repeat the result as a whole."
 )
 """What an interactive agent's prompt says of the conversation, behind the user's own layers."""
 

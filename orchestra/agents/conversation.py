@@ -146,12 +146,11 @@ def _unknown(word: str, rest: str) -> UnknownCommandError:
             code="unknown-command",
             hint="it takes back your last message; send the new one afterwards",
         )
-    near = did_you_mean(word, COMMANDS)
-    hint = f"{near}; a message that begins with a slash is written with two: //…" if near else None
+    near = did_you_mean(word, COMMANDS) or f"there are {', '.join(COMMANDS)}."
     return UnknownCommandError(
         f"there is no command {word[:40]!r}",
         code="unknown-command",
-        hint=hint or f"commands: {', '.join(COMMANDS)}; a message that begins with a slash is written with two: //…",
+        hint=f"{near} A message that begins with a slash is written with two: //…",
     )
 
 

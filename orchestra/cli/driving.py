@@ -20,6 +20,7 @@ from orchestra.runtime.store import Status
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
+    from orchestra.cli.transcript import Transcript
     from orchestra.runtime.drive import SessionResult
     from orchestra.runtime.observability import Event
     from orchestra.runtime.people import Channel
@@ -34,6 +35,8 @@ def drive(
     *,
     json: bool,
     quiet: bool,
+    progress: Progress | None = None,
+    people: Callable[[Transcript], Sequence[Channel]] = people_at_hand,
 ) -> SessionResult:
     """Drive a session and report; ends the process with the exit code of DESIGN §8 unless it completed.
 
@@ -42,8 +45,10 @@ def drive(
             events and the ways to the person at hand.
         json: Print one JSON document.
         quiet: Print no progress.
+        progress: Where it is shown already.
+        people: Returns the ways to the person at hand.
     """
-    progress = Progress(sys.stderr, quiet=quiet)
+    progress = progress or Progress(sys.stderr, quiet=quiet)
 
     def listen(event: Event) -> None:
         if event.type in ("session_started", "session_resumed"):
@@ -52,7 +57,7 @@ def drive(
 
     async def work(session: Session) -> SessionResult:
         try:
-            return await session(listen, people_at_hand(progress.transcript))
+            return await session(listen, people(progress.transcript))
         except Exception as failure:
             error = machine_error(failure) or failure
             kind = error.code if isinstance(error, OrchestraError) else "internal-error"

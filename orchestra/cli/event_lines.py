@@ -29,7 +29,7 @@ def _what(kind: str, payload: Mapping[str, Any]) -> str | None:  # noqa: C901, P
     match kind:
         case "session_started" | "session_resumed":
             return f"{kind.replace('_', ' ')}: {payload['pipeline']} ({payload['file']})"
-        case "session_completed" | "session_paused" | "session_interrupted":
+        case "session_completed" | "session_paused" | "session_interrupted" | "session_cancelled":
             return kind.replace("_", " ")
         case "session_stopping":
             calls = [f"{count} {call} call{'s' if count > 1 else ''}" for call, count in payload["waits_for"].items()]

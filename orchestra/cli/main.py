@@ -10,10 +10,12 @@ from typing import Annotated
 
 import typer
 
+from orchestra.cli.cancel import cancel_command
 from orchestra.cli.compile import compile_command
 from orchestra.cli.demo import demo_command
 from orchestra.cli.doctor import doctor_command
 from orchestra.cli.log import log_command
+from orchestra.cli.respond import respond_command
 from orchestra.cli.resume import resume_command
 from orchestra.cli.run import run_command
 from orchestra.cli.status import status_command
@@ -34,6 +36,8 @@ app.command("demo", short_help="Review a demo repository, with no key")(demo_com
 app.command("compile", short_help="Check a pipeline and show what it means")(compile_command)
 app.command("run", short_help="Run a pipeline over your repositories")(run_command)
 app.command("resume", short_help="Go on with a session")(resume_command)
+app.command("respond", short_help="Answer an agent, or see what it asks")(respond_command)
+app.command("cancel", short_help="End a session for good")(cancel_command)
 app.command("status", short_help="Show the sessions of this project")(status_command)
 app.command("log", short_help="Show a session's checkpoints or events")(log_command)
 app.command("doctor", short_help="Find out what is wrong, and what to do")(doctor_command)

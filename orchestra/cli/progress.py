@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TextIO
 
 from orchestra.cli.event_lines import line_of
+from orchestra.cli.onward import commands
 from orchestra.cli.render import as_json, escape, escape_prose
 from orchestra.cli.screen import Screen
 from orchestra.cli.transcript import Transcript
@@ -85,8 +86,9 @@ class Progress:
         for repo, branch in result.branches.items():
             # The command has a line of its own: a narrow terminal would break a longer one in the branch's name.
             lines += [f"branch of {repo}: {branch}", f"  git log -p {branch}"]
-        if record.status in ("failed", "interrupted", "paused"):
-            lines.append(f"go on with: orchestra resume {record.session_id}")
+        if onward := commands(record):
+            lines.append(f"go on with: {onward[0]}")
+            lines += [f"or answer with: {command}" for command in onward[1:]]
         lines.append(f"look back with: orchestra log {record.session_id}")
         return "\n".join(lines) + "\n"
 

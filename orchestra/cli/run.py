@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,9 +20,11 @@ from orchestra.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from orchestra.cli.driving import Session
+    from orchestra.graph.project import Project
+    from orchestra.graph.resolved import ResolvedPipeline
     from orchestra.runtime.drive import SessionResult
 
 
@@ -30,18 +33,28 @@ def run_command(
     inputs: InputOption = None,
     repo: RepoOption = None,
     provider: ProviderOption = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Go on in the background, and print the session's id.")
+    ] = False,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Run a pipeline over your repositories. Your checkout is not touched.
 
-    The outputs of the agents that lead to END go to stdout, all else to stderr.
+    The outputs of the agents that lead to END go to stdout, all else to stderr. With --detach the session goes on
+    in the background, also when the terminal is closed, once all has been checked; `orchestra attach` shows it.
+
     Exit codes: 0 done, 1 failed, 2 something is wrong and nothing was started, 3 waits for a person,
     4 driven by another process, 130/143 interrupted.
 
     Example: orchestra run pr-review --input base=main
     """
-    run(pipeline, inputs=inputs, repo=repo, provider=provider, json=json, quiet=quiet)
+    if detach:
+        from orchestra.cli.detaching import detach as start_detached
+
+        start_detached(lambda: _prepare(pipeline, inputs, repo, provider, quiet=quiet), json=json, quiet=quiet)
+    else:
+        run(pipeline, inputs=inputs, repo=repo, provider=provider, json=json, quiet=quiet)
 
 
 def run(
@@ -57,21 +70,38 @@ def run(
     from orchestra.cli.driving import drive
 
     def prepare() -> Session:
-        from orchestra.graph.inputs import read_inputs
-        from orchestra.graph.project import find_project
-        from orchestra.graph.resolve import load_and_resolve
-
-        cwd = Path.cwd()
-        project = find_project(cwd)
-        path = project.find_pipeline(pipeline, cwd)
-        resolved = load_and_resolve(path, project, provider=provider, repos=read_repos_given(repo), cwd=cwd)
-        values = read_inputs(resolved, read_inputs_given(inputs))
-        if not quiet:
-            print_warnings(resolved.warnings)
+        ready = _prepare(pipeline, inputs, repo, provider, quiet=quiet)
         from orchestra.runtime.session import SessionManager
 
-        return lambda listener, channels: SessionManager(project, listener, channels).start(
-            resolved, values, settings={"provider": provider}
+        return lambda listener, channels: SessionManager(ready.project, listener, channels).start(
+            ready.pipeline, ready.inputs, settings=ready.settings
         )
 
     return drive(prepare, json=json, quiet=quiet)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a session needs, read and checked."""
+
+    project: Project
+    pipeline: ResolvedPipeline
+    inputs: Mapping[str, Any]
+    settings: Mapping[str, Any]
+
+
+def _prepare(
+    pipeline: str, inputs: Sequence[str] | None, repo: Sequence[str] | None, provider: str | None, *, quiet: bool
+) -> Prepared:
+    from orchestra.graph.inputs import read_inputs
+    from orchestra.graph.project import find_project
+    from orchestra.graph.resolve import load_and_resolve
+
+    cwd = Path.cwd()
+    project = find_project(cwd)
+    path = project.find_pipeline(pipeline, cwd)
+    resolved = load_and_resolve(path, project, provider=provider, repos=read_repos_given(repo), cwd=cwd)
+    values = read_inputs(resolved, read_inputs_given(inputs))
+    if not quiet:
+        print_warnings(resolved.warnings)
+    return Prepared(project, resolved, values, {"provider": provider})

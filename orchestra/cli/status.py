@@ -52,7 +52,7 @@ def _table(records: list[SessionRecord]) -> str:
         (
             record.session_id,
             record.pipeline,
-            str(record.status),
+            _status(record),
             record.created_at[:19].replace("T", " "),
             f"{record.usage['input_tokens'] + record.usage['output_tokens']:,}",
             _cost(record),
@@ -69,13 +69,21 @@ def _table(records: list[SessionRecord]) -> str:
     )
 
 
+def _status(record: SessionRecord) -> str:
+    if record.status == "running" and record.waiting_for:
+        return f"running, waits for {record.waiting_for['agent']}"
+    return str(record.status)
+
+
 def _details(record: SessionRecord) -> str:
-    from orchestra.cli.render import escape
+    from orchestra.cli.onward import commands
+    from orchestra.cli.render import escape, escape_prose
+    from orchestra.runtime.asking import open_questions
 
     lines = [
         f"session   {escape(record.session_id)}",
         f"pipeline  {escape(record.pipeline)}",
-        f"status    {record.status}",
+        f"status    {escape(_status(record))}",
         f"started   {escape(record.created_at[:19].replace('T', ' '))} UTC",
         f"tokens    {record.usage['input_tokens']:,} in, {record.usage['output_tokens']:,} out, {_cost(record)}",
     ]
@@ -84,18 +92,15 @@ def _details(record: SessionRecord) -> str:
         lines.append(escape(f"repo      {name}: {repo['path']}{branch}"))
     if record.error:
         lines.append(f"error     {record.error['code']}: {escape(record.error['message'], keep_lines=True)}")
-    if record.waiting_for:
-        lines.append(f"waits     {record.waiting_for['agent']}: {escape(record.waiting_for['text'], keep_lines=True)}")
-    lines.append(escape(f"next      {_next(record)}"))
+    waits = [(question.agent, question.text) for question in open_questions(record.files)]
+    if record.waiting_for and not waits:  # not for an answer
+        waits = [(record.waiting_for["agent"], record.waiting_for["text"])]
+    lines += [escape_prose(f"waits     {agent}: {text}") for agent, text in waits]
+    onward = commands(record) or [f"orchestra log {record.session_id}"]
+    lines += [escape(f"next      {command}") for command in onward]
     return "\n".join(lines) + "\n"
 
 
 def _cost(record: SessionRecord) -> str:
     cost = record.usage["cost_usd"]
     return "cost unknown" if cost is None else f"${cost:.4f}"
-
-
-def _next(record: SessionRecord) -> str:
-    if record.status in ("failed", "interrupted", "paused"):
-        return f"orchestra resume {record.session_id}"
-    return f"orchestra log {record.session_id}"

@@ -132,6 +132,10 @@ def _check_agents(reading: Reading, pipeline: Pipeline) -> None:
             message = f"'when_absent' has no effect: agent {name!r} is autonomous"
             hint = "add `mode: interactive`, or remove it"
             reading.report("unused-key", message, *path, "when_absent", hint=hint, key=True, warning=True)
+        if agent.mode == "interactive" and "output" in raw:
+            message = f"agent {name!r} is interactive: its output is what the person decides, not a schema's"
+            hint = "remove `output`, and let an agent behind it put the text into that form"
+            reading.report("output-of-interactive", message, *path, "output", hint=hint, key=True)
 
 
 def _check_workspace(reading: Reading, pipeline: Pipeline, builtin_tools: Callable[[], Iterable[str]]) -> None:

@@ -6,12 +6,10 @@ import json
 from typing import TYPE_CHECKING
 
 from orchestra.agents.conversation import Question
-from orchestra.runtime.store import Status, open_readonly, read_session
+from orchestra.runtime.store import ENDED, open_readonly, read_session
 
 if TYPE_CHECKING:
     from orchestra.runtime.store import SessionFiles
-
-_OVER = frozenset({Status.COMPLETED, Status.CANCELLED})
 
 
 def open_questions(files: SessionFiles) -> list[Question]:
@@ -22,7 +20,7 @@ def open_questions(files: SessionFiles) -> list[Question]:
     Raises:
         SessionError: The session's database can't be read.
     """
-    if read_session(files).status in _OVER:
+    if read_session(files).status in ENDED:
         return []
     with open_readonly(files) as connection:
         rows = connection.execute(
@@ -40,6 +38,17 @@ def open_questions(files: SessionFiles) -> list[Question]:
             elif kind != "human_turn" or _is_of(waiting.get((node, turn)), payload):
                 waiting.pop((node, turn), None)
         return list(waiting.values())
+
+
+def how_it_stands(files: SessionFiles, question: str) -> str | None:
+    """Return the type of the last event about a question: `question_asked`, `question_left` or `human_turn`."""
+    with open_readonly(files) as connection:
+        row = connection.execute(
+            "SELECT type FROM events WHERE type IN ('question_asked', 'question_left', 'human_turn')"
+            " AND ? IN (payload ->> 'id', payload ->> 'question') ORDER BY seq DESC LIMIT 1",
+            (question,),
+        ).fetchone()
+        return None if row is None else str(row["type"])
 
 
 def _is_of(question: Question | None, payload: str) -> bool:

@@ -142,6 +142,9 @@ def is_unfinished(directory: Path) -> bool:
     names = {
         entry.name.removesuffix("-wal").removesuffix("-shm").removesuffix("-journal") for entry in directory.iterdir()
     }
+    inbox = directory / "inbox"
+    if inbox.is_dir() and any(inbox.iterdir()):
+        return False  # somebody has sent something: it was a session once
     # Without the note nothing has been pinned: else it is a session whose database somebody has deleted.
     allowed = _UNFINISHED if _NOTE in names else _EMPTY
     return set(directory.name) <= set(ID_ALPHABET) and names <= allowed

@@ -34,7 +34,6 @@ MAX_ANSWER = 1_000_000
 """Characters of an answer."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,200}")
-_CANCEL = "cancel"
 _PRESENT = "present"
 
 
@@ -56,6 +55,7 @@ class Inbox:
     def __init__(self, files: SessionFiles) -> None:
         self._session = files.session_id
         self._directory = files.inbox
+        self._cancellation = files.cancellation
 
     def give(self, question: str, text: str, *, by: str) -> bool:
         """Answer a question; False: somebody was faster.
@@ -96,11 +96,11 @@ class Inbox:
 
     def cancel(self) -> None:
         """Ask whoever drives the session to end it for good."""
-        self._place(self._directory / _CANCEL, now())
+        self._place(self._cancellation, now())
 
     def is_cancelled(self) -> bool:
         """Tell whether somebody has asked to end the session for good."""
-        return (self._directory / _CANCEL).exists()
+        return self._cancellation.exists()
 
     async def cancelled(self) -> None:
         """Return when somebody asks to end the session for good."""

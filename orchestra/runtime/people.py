@@ -91,7 +91,7 @@ async def _until_answered(
         try:
             said = understand(line)
         except UnknownCommandError as error:
-            await channel.tell(f"{error.message}; {error.hint}")
+            await channel.tell(f"{error.message}: {error.hint}")
             continue
         if said is not None:
             if not give(line.strip()):

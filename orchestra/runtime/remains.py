@@ -1,18 +1,46 @@
-"""A session whose directory was deleted, by `git clean -ffdx` for example: what of it is left in its repositories."""
+"""What is left of a session in its repositories: of one that was called off, and of one whose directory was deleted."""
 
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestra.errors import GitError, SessionError
 from orchestra.runtime.git import GitManager
+from orchestra.runtime.worktree import worktree_place
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from orchestra.runtime.git import Repository
+    from orchestra.runtime.store import SessionRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a session that does not go on leaves to the user."""
+
+    branches: dict[str, str]
+    """Repo → the session's branch."""
+    worktrees: dict[str, list[str]]
+    """Repo → the directories in which agents worked."""
+
+
+async def kept_by(record: SessionRecord) -> Kept:
+    """Look what there is of a session in its repositories; of one that can't be opened nothing is said."""
+    git = GitManager()
+    branches, worktrees = {}, {}
+    for name, stored in record.workspace.items():
+        with suppress(GitError, OSError):
+            repo = await git.open(name, Path(stored["path"]), judge=False)
+            if stored["branch"] and await git.read_ref(repo, f"refs/heads/{stored['branch']}"):
+                branches[name] = str(stored["branch"])
+            trees = repo.top and (repo.top / worktree_place(record.session_id, "any")).parent
+            if trees and trees.is_dir():
+                worktrees[name] = sorted(str(path) for path in trees.iterdir() if path.is_dir())
+    return Kept(branches, worktrees)
 
 
 async def find_remains(root: Path, prefix: str) -> SessionError | None:

@@ -177,16 +177,21 @@ class SessionManager:
             finally:
                 lock.release()
 
-    async def cancel(self, files: SessionFiles) -> None:
+    async def cancel(self, files: SessionFiles) -> bool:
         """End a session for good, wherever it runs; its branches, commits and worktrees stay.
+
+        Returns:
+            False: it had been cancelled before.
 
         Raises:
             SessionError: `completed`: it has ended already.
             SessionBusyError: Whoever drives it does not stop.
         """
-        if read_session(files).status is Status.COMPLETED:
+        before = read_session(files).status
+        if before is Status.COMPLETED:
             raise _completed(files)
         Inbox(files).cancel()
+        failpoint("cancellation-asked")
         lock = DriverLock(files)
         with faults_named(files.directory):
             await lock.acquire_from_driver(CANCEL_TIMEOUT)
@@ -197,6 +202,7 @@ class SessionManager:
                 await _note_cancellation(files, record)
             finally:
                 lock.release()
+        return before is not Status.CANCELLED
 
     async def _go_on(self, files: SessionFiles, lock: DriverLock) -> SessionResult:
         record = read_session(files)
@@ -241,11 +247,13 @@ async def _note_cancellation(files: SessionFiles, record: SessionRecord) -> None
 
 
 def _completed(files: SessionFiles) -> SessionError:
-    return SessionError(
+    error = SessionError(
         f"the session {files.session_id} has completed already",
         code="completed",
         hint=f"its result is still there: orchestra resume {files.session_id}",
     )
+    error.exit_code = 2  # nothing was done
+    return error
 
 
 def _refuse_copy(files: SessionFiles, record: SessionRecord) -> None:

@@ -48,6 +48,10 @@ class Status(StrEnum):
     """Shown for `created` or `running` when the driver is gone; never stored."""
 
 
+ENDED = frozenset({Status.COMPLETED, Status.CANCELLED})
+"""Such a session never goes on."""
+
+
 @dataclass(frozen=True, slots=True)
 class SessionFiles:
     """The files of one session."""
@@ -88,6 +92,16 @@ class SessionFiles:
     def inbox(self) -> Path:
         """Answers sent by other processes."""
         return self.directory / "inbox"
+
+    @property
+    def driver_log(self) -> Path:
+        """What a driver in the background prints."""
+        return self.directory / "driver.log"
+
+    @property
+    def cancellation(self) -> Path:
+        """The file that is there once somebody has called the session off."""
+        return self.inbox / "cancel"
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,16 +240,20 @@ def _is_at_rest(files: SessionFiles) -> bool:
 
 
 def read_session(files: SessionFiles) -> SessionRecord:
-    """Read one session; a driver that is gone shows as `interrupted`."""
+    """Read one session; where its driver is gone it shows as `interrupted`, or `cancelled` if that was asked for."""
     with open_readonly(files) as connection:
         row = connection.execute("SELECT * FROM sessions").fetchone()
         if row is None:
             raise SessionError(f"the session {files.session_id} was never started", code="empty-session")
+        driven = Status(row["status"]) in ENDED or is_driven(files.lock)
+        if not driven:  # what its driver has written before it went
+            row = connection.execute("SELECT * FROM sessions").fetchone()
         has_checkpoints = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'checkpoints'").fetchone()
         count = connection.execute("SELECT COUNT(*) FROM checkpoints").fetchone()[0] if has_checkpoints else 0
         status = Status(row["status"])
-        if status in (Status.CREATED, Status.RUNNING) and not is_driven(files.lock):
-            status = Status.INTERRUPTED
+        if status not in ENDED and not driven:
+            # Whoever has called it off may have been killed before it was written.
+            status = Status.CANCELLED if files.cancellation.exists() else _without_driver(status)
         return SessionRecord(
             session_id=_text(row, "session_id"),
             pipeline=_text(row, "pipeline"),
@@ -246,11 +264,15 @@ def read_session(files: SessionFiles) -> SessionRecord:
             workspace=_object(row, "workspace"),
             settings=_object(row, "settings"),
             usage=_object(row, "usage"),
-            waiting_for=_object(row, "waiting_for") if row["waiting_for"] else None,
+            waiting_for=_object(row, "waiting_for") if row["waiting_for"] and status not in ENDED else None,
             error=_object(row, "error") if row["error"] else None,
             checkpoints=count,
             files=files,
         )
+
+
+def _without_driver(status: Status) -> Status:
+    return Status.INTERRUPTED if status in (Status.CREATED, Status.RUNNING) else status
 
 
 def _text(row: sqlite3.Row, column: str) -> str:

@@ -1,0 +1,132 @@
+"""`orchestra respond`: answer an agent from a script, or see what is asked."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestra.cli.options import JsonOption, QuietOption, print_json
+from orchestra.errors import SessionBusyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from orchestra.agents.conversation import Question
+    from orchestra.cli.driving import Session
+    from orchestra.runtime.drive import SessionResult
+    from orchestra.runtime.observability import Event
+    from orchestra.runtime.people import Channel
+    from orchestra.runtime.responding import Asked, Outcome
+    from orchestra.runtime.store import SessionFiles
+
+
+def respond_command(
+    session: Annotated[str, typer.Argument(help="The session's id, or a unique beginning of it.")],
+    text: Annotated[str | None, typer.Argument(help="The answer; - reads it from standard input.")] = None,
+    agent: Annotated[
+        str | None, typer.Option("--agent", metavar="NAME", help="Whom to answer, where several ask.")
+    ] = None,
+    question: Annotated[
+        str | None, typer.Option("--question", metavar="ID", help="Answer only if this question is open.")
+    ] = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Answer what an agent asks; without TEXT, show what is asked.
+
+    TEXT is a message to the agent, or one of /approve [why], /reject [why], /done [what] and /undo. Where no process
+    drives the session, it is driven until it waits again or ends, as by `orchestra resume`.
+
+    Exit codes: 0 done, or somebody else goes on with it; 1 failed, or somebody was faster; 2 nothing is asked, or it
+    is no answer; 3 waits for a person again; 130/143 interrupted.
+
+    Example: orchestra respond 3f "/approve looks good"
+    """
+    from orchestra.graph.root import find_root
+    from orchestra.runtime.store import find_session
+
+    root = find_root(Path.cwd())
+    files = find_session(root, session)
+    if text is None:
+        _show(files, json=json)
+        return
+    from orchestra.runtime.responding import respond
+
+    given = respond(files, sys.stdin.read() if text == "-" else text, agent=agent, question=question)
+    _go_on(root, files, given, json=json, quiet=quiet)
+
+
+def _show(files: SessionFiles, *, json: bool) -> None:
+    from orchestra.runtime.responding import what_is_asked
+
+    asked = what_is_asked(files)
+    if json:
+        print_json(asked.as_json())
+    else:
+        sys.stdout.write(_text(asked))
+
+
+def _text(asked: Asked) -> str:
+    from orchestra.cli.onward import answers
+    from orchestra.cli.render import escape_prose
+
+    record = asked.record
+    if not asked.questions:
+        waits = record.waiting_for
+        what = f"{waits['agent']} waits for you:\n{waits['text']}" if waits else "nothing is asked"
+        return escape_prose(f"{record.status}: {what}\n")
+    parts = []
+    for question in asked.questions:
+        note = f"\n\n({question.note})" if question.note else ""
+        parts.append(f"{question.agent} asks ({question.id}):\n\n{question.text}{note}\n")
+    ways = [f"answer with: {command}" for command in answers(record.session_id, asked.questions)]
+    return escape_prose("\n".join([*parts, *ways]) + "\n")
+
+
+def _go_on(root: Path, files: SessionFiles, given: Question, *, json: bool, quiet: bool) -> None:
+    """Have the session go on with an answer: by whoever drives it, else by this process."""
+    from orchestra.cli.driving import drive
+    from orchestra.runtime.responding import Outcome, wait_until_taken
+
+    def prepare() -> Session:
+        from orchestra.graph.project import Project
+        from orchestra.runtime.session import SessionManager
+
+        async def resume(listener: Callable[[Event], None], channels: Sequence[Channel]) -> SessionResult:
+            return await SessionManager(Project(root), listener, channels).resume(files)
+
+        return resume
+
+    while True:
+        try:
+            outcome = wait_until_taken(files, given)
+        except KeyboardInterrupt:
+            sys.stderr.write(f"the answer is given; `orchestra resume {files.session_id}` goes on with it\n")
+            raise typer.Exit(130) from None
+        if outcome is not Outcome.FREE:
+            _tell(files, given, outcome, json=json, quiet=quiet)
+            return
+        try:
+            drive(prepare, json=json, quiet=quiet, people=lambda _: ())  # it has said what it had to say
+        except SessionBusyError:
+            continue  # somebody else goes on with it
+        return
+
+
+def _tell(files: SessionFiles, given: Question, outcome: Outcome, *, json: bool, quiet: bool) -> None:
+    from orchestra.runtime.responding import Outcome
+    from orchestra.runtime.store import read_session
+
+    record = read_session(files)
+    if json:
+        waiting_for = record.waiting_for
+        document = {"session_id": record.session_id, "status": str(record.status), "waiting_for": waiting_for}
+        print_json({**document, "answered": given.id})
+    if not quiet:
+        whoever = "the process that drives the session"
+        goes_on = f"{whoever} goes on with it"
+        what = goes_on if outcome is Outcome.TAKEN else f"{whoever} has not taken it up yet"
+        sys.stderr.write(f"{given.agent} is answered; {what}\nwatch it with: orchestra attach {record.session_id}\n")
