@@ -18,6 +18,10 @@ from tests.terminal import ALT_ENTER, CTRL_C, CTRL_D, CTRL_J, ENTER, TAB, UP, Te
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeAlias
+
+    Talking: TypeAlias = Callable[..., Terminal]
+    Answers: TypeAlias = Callable[[], list[str]]
 
 HERE = Path(__file__).parent.parent
 
@@ -43,10 +47,6 @@ def answers(tmp_path: Path) -> Callable[[], list[str]]:
 @pytest.fixture
 def inbox(tmp_path: Path) -> Inbox:
     return Inbox(SessionFiles(tmp_path))
-
-
-Talking = "Callable[..., Terminal]"
-Answers = "Callable[[], list[str]]"
 
 
 def test_a_person_answers_until_they_approve(talking: Talking, answers: Answers) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import stat
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from orchestra.cli.prompt import TerminalChannel
@@ -33,7 +34,8 @@ def people_at_hand(transcript: Transcript, *, name: str = "terminal") -> tuple[C
     if os.isatty(descriptor):
         if not transcript.screen.is_terminal:
             return ()
-        return (TerminalChannel(transcript, on_interrupt=lambda: signal.raise_signal(signal.SIGINT), name=name),)
+        interrupt = partial(signal.raise_signal, signal.SIGINT)
+        return (TerminalChannel(transcript, sys.stdin, sys.stderr, on_interrupt=interrupt, name=name),)
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode):
         return (PipedLines(descriptor, show=lambda text: transcript.line(escape_prose(text))),)

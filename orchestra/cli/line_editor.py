@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import run_in_terminal
@@ -36,15 +35,15 @@ _STYLE = Style.from_dict({"toolbar": "ansibrightblack", "prompt": "bold"})
 
 
 class LineEditor:
-    """Reads what a person types at the terminal, line by line."""
+    """Reads what a person types at a terminal."""
 
-    def __init__(self) -> None:
+    def __init__(self, keyboard: TextIO, display: TextIO) -> None:
         self.draft = ""
         """What was being typed when the last reading was cancelled."""
         self._session: PromptSession[str] = PromptSession(
             history=InMemoryHistory(),
-            input=create_input(sys.stdin),
-            output=_output(),
+            input=create_input(keyboard),
+            output=_output(display),
             multiline=True,
             key_bindings=_keys(),
             completer=_Commands(),
@@ -102,8 +101,8 @@ class LineEditor:
         self._session.app.layout = Layout(everything, focused_element=line.current_window)
 
 
-def _output() -> Vt100_Output:
-    output = Vt100_Output.from_pty(sys.stderr, term=os.environ.get("TERM"), default_color_depth=ColorDepth.from_env())
+def _output(display: TextIO) -> Vt100_Output:
+    output = Vt100_Output.from_pty(display, term=os.environ.get("TERM"), default_color_depth=ColorDepth.from_env())
     # The terminal is not asked where its cursor is: a slow one answers when nobody reads it any more.
     output.enable_cpr = False
     return output

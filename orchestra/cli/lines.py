@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
-from typing import TYPE_CHECKING, Protocol
+from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from orchestra.cli.screen import is_dumb
 
@@ -43,13 +43,13 @@ class Lines(Protocol):
         """Ask for the toolbar again."""
 
 
-def open_lines() -> Lines:
-    """Return what this terminal allows."""
+def open_lines(keyboard: TextIO, display: TextIO) -> Lines:
+    """Return what a terminal allows."""
     if is_dumb():
-        return PlainLines(sys.stdin.fileno())
+        return PlainLines(keyboard, display)
     from orchestra.cli.line_editor import LineEditor
 
-    return LineEditor()
+    return LineEditor(keyboard, display)
 
 
 class PlainLines:
@@ -58,9 +58,10 @@ class PlainLines:
     Ctrl-C is the terminal's own signal there.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, keyboard: TextIO, display: TextIO) -> None:
         self.draft = ""
-        self._descriptor = descriptor
+        self._descriptor = keyboard.fileno()
+        self._display = display
         self._prompt = ""
         self._read = b""
 
@@ -68,18 +69,18 @@ class PlainLines:
         """See `Lines`; a line that is typed already is nothing that a dumb terminal can show."""
         del default
         self._prompt = prompt
-        _say(f"[{toolbar()}]\n{prompt}")
+        self._say(f"[{toolbar()}]\n{prompt}")
         try:
             return await self._line()
         except asyncio.CancelledError:
-            _say("\n")
+            self._say("\n")
             raise
 
     async def above(self, write: Callable[[], None]) -> None:
         """See `Lines`."""
-        _say("\n")
+        self._say("\n")
         write()
-        _say(self._prompt)
+        self._say(self._prompt)
 
     def refresh(self) -> None:
         """See `Lines`; nothing can be drawn anew."""
@@ -103,7 +104,7 @@ class PlainLines:
         line, _, self._read = self._read.partition(b"\n")
         return line.decode("utf-8", "replace")
 
-
-def _say(text: str) -> None:
-    sys.stderr.write(text)
-    sys.stderr.flush()
+    def _say(self, text: str) -> None:
+        with suppress(OSError):  # the terminal is gone, which reading it tells
+            self._display.write(text)
+            self._display.flush()

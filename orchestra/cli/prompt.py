@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from orchestra.agents.conversation import UnknownCommandError, understand
 from orchestra.cli.lines import Interrupted, open_lines
@@ -26,12 +26,24 @@ class TerminalChannel:
 
     Args:
         transcript: Shows the questions; the one that has the floor there is put.
+        keyboard: The terminal's input.
+        display: Its output, on which the transcript is shown, too.
         on_interrupt: Called when Ctrl-C was pressed; the person has then left.
         name: How an answer is called that came through here.
     """
 
-    def __init__(self, transcript: Transcript, *, on_interrupt: Callable[[], object], name: str = "terminal") -> None:
+    def __init__(
+        self,
+        transcript: Transcript,
+        keyboard: TextIO,
+        display: TextIO,
+        *,
+        on_interrupt: Callable[[], object],
+        name: str = "terminal",
+    ) -> None:
         self._transcript = transcript
+        self._keyboard = keyboard
+        self._display = display
         self._on_interrupt = on_interrupt
         self._name = name
         self._is_open = True
@@ -81,7 +93,7 @@ class TerminalChannel:
 
     async def _read(self, question: Question) -> str | None:
         if self._opened is None:
-            self._opened = open_lines()
+            self._opened = open_lines(self._keyboard, self._display)
         lines = self._opened
         try:
             with self._transcript.screen.prompt(lines.above):

@@ -50,6 +50,10 @@ CONFLICTING = (
 )  # fmt: skip
 RESOLVING = ("conflict-paths-marked", "conflict-paths-removed")
 HANDING = ("conflict-handed-over", "event-conflict_resolved", "event-session_paused")
+ASKING = (
+    "answer-given", "answer-taken", "answer-written", "event-human_turn", "event-question_asked",
+    "event-question_left", "event-text_delta", "files-rewound", "question-asked",
+)  # fmt: skip
 RESUMING = ("event-files_put_back", "event-session_resumed", "session-reopened")
 
 ALWAYS = {*STARTING, *WORKING, *STANDING, *JOINING, *RESUMING}
@@ -59,6 +63,7 @@ PASSED = {
     "meeting": ALWAYS.union(CONFLICTING, RESOLVING),
     "person": ALWAYS.union(CONFLICTING, HANDING),
     "ending": ALWAYS - {"event-condition_chose"},
+    "chat": ALWAYS.union(ASKING, ["event-session_paused"]),
 }
 """Scenario → the failpoints that a run of it passes, or a resume."""
 TRIED: dict[str, list[tuple[str, int]]] = {
@@ -69,10 +74,11 @@ TRIED: dict[str, list[tuple[str, int]]] = {
         *((point, 2) for point in RESOLVING),
     ],
     "person": [(point, 1) for point in (*HANDING, "merge-made")],
+    "chat": [(point, 2 if point in {"answer-taken", "files-rewound"} else 1) for point in ASKING],
     "ending": [("merge-made", 1), ("merge-pinned", 2), ("checkpoint-written", 2), ("one-branch-moved", 2)],
 }
 """Scenario → failpoint → at how many of its passes the session is killed: each where it matters most."""
-AT_RANDOM = {"round": 3, "branches": 3, "meeting": 3, "person": 1, "ending": 2}
+AT_RANDOM = {"round": 3, "branches": 3, "meeting": 3, "person": 1, "ending": 2, "chat": 2}
 """Scenario → trials with up to five kills at random instants."""
 
 
