@@ -26,6 +26,10 @@ def writes(content: str, path: str = "a.txt") -> dict[str, Any]:
     return {"tools": [{"name": "write-file", "args": {"path": path, "content": content}}]}
 
 
+def shell(command: str) -> dict[str, Any]:
+    return {"tools": [{"name": "shell", "args": {"command": command}}]}
+
+
 THREE: list[list[dict[str, Any]]] = [
     [writes("one\n"), {"text": "First."}, writes("two\n"), {"text": "Second."}, {"text": "Third."}]
 ]

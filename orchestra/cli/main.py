@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from orchestra.cli.attach import attach_command
 from orchestra.cli.cancel import cancel_command
 from orchestra.cli.compile import compile_command
 from orchestra.cli.demo import demo_command
@@ -36,6 +37,7 @@ app.command("demo", short_help="Review a demo repository, with no key")(demo_com
 app.command("compile", short_help="Check a pipeline and show what it means")(compile_command)
 app.command("run", short_help="Run a pipeline over your repositories")(run_command)
 app.command("resume", short_help="Go on with a session")(resume_command)
+app.command("attach", short_help="Look on at a session, and answer")(attach_command)
 app.command("respond", short_help="Answer an agent, or see what it asks")(respond_command)
 app.command("cancel", short_help="End a session for good")(cancel_command)
 app.command("status", short_help="Show the sessions of this project")(status_command)

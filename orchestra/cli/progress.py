@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from orchestra.cli.event_lines import line_of
@@ -11,12 +12,13 @@ from orchestra.cli.screen import Screen
 from orchestra.cli.transcript import Transcript
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from orchestra.runtime.drive import SessionResult
     from orchestra.runtime.observability import Event
+    from orchestra.runtime.store import SessionRecord
 
-_QUIET = frozenset({"checkpoint", "model_started", "tool_started", "snapshot_taken", "turn_stopped"})
+QUIET = frozenset({"checkpoint", "model_started", "tool_started", "snapshot_taken", "turn_stopped"})
 """Events that a plain log leaves out: the one that ends the same thing says more."""
 
 
@@ -36,7 +38,7 @@ class Progress:
         """Show an event, if there is something to show of it."""
         if self._quiet and not self.transcript.prompts:
             return
-        if self.transcript.show(event) or self._quiet or event.type in _QUIET:
+        if self.transcript.show(event) or self._quiet or event.type in QUIET:
             return
         line = line_of(event.time, event.type, event.node, event.turn, event.payload)
         self.transcript.line(line, agent=event.node, at_once=event.type == "session_stopping")
@@ -60,15 +62,31 @@ class Progress:
         )
 
     def summary(self, result: SessionResult) -> str:
-        """Return how a session ended, and what to do next."""
-        record = result.record
+        """Return how a session that was driven ended, and what to do next."""
+        return self.ending(result.record, _decisions(result), result.conflicts, result.branches)
+
+    def ending(
+        self,
+        record: SessionRecord,
+        decisions: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+        conflicts: Sequence[Mapping[str, Any]] = (),
+        branches: Mapping[str, str] = MappingProxyType({}),
+    ) -> str:
+        """Return how a session has ended or stands, and what to do next.
+
+        Args:
+            record: The session.
+            decisions: What persons decided of what is handed over, by agent.
+            conflicts: Those of the session.
+            branches: Repo → the session's branch.
+        """
         usage = record.usage
         cost = "unknown cost" if usage["cost_usd"] is None else f"${usage['cost_usd']:.4f}"
         tokens = f"{usage['input_tokens']:,} tokens in, {usage['output_tokens']:,} out"
         lines = [
             f"\n{record.status}: session {record.session_id}, {usage['model_calls']} model calls, {tokens}, {cost}"
         ]
-        lines += [_decided(name, value) for name, value in _decisions(result).items() if _says_something(value)]
+        lines += [_decided(name, value) for name, value in decisions.items() if _says_something(value)]
         if record.error:
             lines.append(f"error[{record.error['code']}]: {escape(record.error['message'], keep_lines=True)}")
             if record.error.get("hint"):
@@ -77,13 +95,13 @@ class Progress:
             agent, text = record.waiting_for["agent"], record.waiting_for["text"]
             shown = "" if self.transcript.has_shown(text) else f":\n{escape_prose(text)}"
             lines.append(f"{agent} waits for you{shown}")
-        for conflict in result.conflicts:
+        for conflict in conflicts:
             by = f"resolved by {conflict['resolved_by']}" if conflict["resolved_by"] else "not resolved by an agent"
             agents = " and ".join(conflict["agents"])
             lines.append(
                 escape(f"conflict in {conflict['repo']}: {conflict['path']} ({conflict['kind']}, {agents}), {by}")
             )
-        for repo, branch in result.branches.items():
+        for repo, branch in branches.items():
             # The command has a line of its own: a narrow terminal would break a longer one in the branch's name.
             lines += [f"branch of {repo}: {branch}", f"  git log -p {branch}"]
         if onward := commands(record):

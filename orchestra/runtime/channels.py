@@ -82,20 +82,20 @@ class _LineReader:
     """
 
     def __init__(self, descriptor: int) -> None:
-        self._ended = False
         self._descriptor = descriptor
         self._bytes = b""
+        self._lock = threading.Lock()
         self._lines: deque[str] = deque()
+        self._ended = False
+        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
         self._wanted = threading.Semaphore(0)
         self._is_wanted = False
-        self._arrived = asyncio.Event()
         self._thread: threading.Thread | None = None
 
     async def look(self) -> str | None:
         """Return the next line that is not blank, and leave it there; None: there is none."""
-        while not self._lines and not self._ended:
-            self._want(asyncio.get_running_loop())
-            await self._arrived.wait()
+        while (arrived := self._want()) is not None:
+            await arrived.wait()
         return self._lines[0] if self._lines else None
 
     async def next(self) -> str | None:
@@ -103,30 +103,35 @@ class _LineReader:
         found = await self.look()
         return None if found is None else self._lines.popleft()
 
-    def _want(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _want(self) -> asyncio.Event | None:
+        """Have a line read, and return what tells that it has come; None: one is there, or the end."""
+        with self._lock:
+            if self._lines or self._ended:
+                return None
+            arrived = asyncio.Event()
+            self._waiting.append((asyncio.get_running_loop(), arrived))
+            if not self._is_wanted:
+                self._is_wanted = True
+                self._wanted.release()
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, args=(loop,), name="orchestra-input", daemon=True)
+            self._thread = threading.Thread(target=self._work, name="orchestra-input", daemon=True)
             self._thread.start()
-        if not self._is_wanted:
-            self._is_wanted = True
-            self._arrived.clear()
-            self._wanted.release()
+        return arrived
 
-    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _work(self) -> None:
         line: str | None = ""
         while line is not None:
             self._wanted.acquire()
             line = self._read()
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(self._take, line)
-
-    def _take(self, line: str | None) -> None:
-        self._is_wanted = False
-        if line is None:
-            self._ended = True
-        elif line.strip():
-            self._lines.append(line)
-        self._arrived.set()
+            with self._lock:
+                self._is_wanted = False
+                self._ended = line is None
+                if line is not None and line.strip():
+                    self._lines.append(line)
+                waiting, self._waiting = self._waiting, []
+            for loop, arrived in waiting:
+                with suppress(RuntimeError):  # the loop is closed; whoever comes next finds the line
+                    loop.call_soon_threadsafe(arrived.set)
 
     def _read(self) -> str | None:
         pieces = []

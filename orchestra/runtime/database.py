@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+import sqlite3
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import aiosqlite
@@ -37,7 +38,14 @@ async def create_database(record: SessionRecord) -> None:
 async def open_database(files: SessionFiles) -> AsyncIterator[aiosqlite.Connection]:
     """Open a session's database as its one writer."""
     async with _connected(files.database) as connection:
-        yield connection
+        try:
+            yield connection
+        finally:
+            # SQLite does this only for whoever closes it last, and somebody may look on; but who reads for long is
+            # not waited for.
+            with suppress(sqlite3.Error):
+                await connection.execute("PRAGMA busy_timeout = 0")
+                await connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 @asynccontextmanager
