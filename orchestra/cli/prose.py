@@ -59,10 +59,10 @@ class Prose:
         self._carriage_return = "\r" if text.endswith("\r") else ""
         text = escape_prose(text.removesuffix("\r").replace("\r\n", "\n"))
         if self._whole_lines:
-            lines, newline, rest = (self._line + text).rpartition("\n")
-            self._line = rest
-            self._blank = (lines + newline).endswith("\n\n") if newline else self._blank
-            return lines + newline
+            *lines, self._line = (self._line + text).split("\n")
+            for line in lines:
+                self._note_end(line)
+            return "".join(f"{line}\n" for line in lines)
         return "".join(map(self._take, text))
 
     def end(self) -> str:
@@ -126,9 +126,9 @@ class Prose:
         width = self._width() or 0
         hang = min(self._hang, width // 2)
         if self._column > hang and self._column + len(spaces) + columns > width:
-            self._column = hang + columns
-            return f"\n{' ' * hang}{word}"
-        self._column += len(spaces) + columns
+            spaces, self._column = "\n" + " " * hang, hang + columns
+        else:
+            self._column += len(spaces) + columns
         if self._column > width:  # a word longer than a line: the terminal breaks it, so that it can be copied whole
             self._column %= width + 1
         return spaces + word
@@ -136,16 +136,20 @@ class Prose:
     def _end_line(self) -> str:
         shown = self._take_known(self._line) if self._is_raw is None else ""
         shown += self._put_word()
-        line = self._line.strip()
+        self._note_end(self._line)
+        self._line, self._spaces, self._is_raw, self._column, self._hang = "", "", None, 0, 0
+        return shown + "\n"
+
+    def _note_end(self, line: str) -> None:
+        """Note what a finished line means for those behind it."""
+        line = line.strip()
+        self._blank = not line
         fence = _FENCE.match(line)
         if self._fence:
             if fence and line == fence[1] and line.startswith(self._fence):
                 self._fence = ""
         elif fence and not (fence[1][0] == "`" and "`" in line[len(fence[1]) :]):
             self._fence = fence[1]
-        self._blank = not line
-        self._line, self._spaces, self._is_raw, self._column, self._hang = "", "", None, 0, 0
-        return shown + "\n"
 
 
 def _is_wide(char: str) -> bool:
