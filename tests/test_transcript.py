@@ -201,9 +201,9 @@ class TestAQuestion:
             (
                 "approve",
                 None,
-                (("editor", 2), ("critic", 3)),
+                (("a", 2), ("b", 3)),
                 {},
-                "You approved this before. Since then: editor (turn 2), critic (turn 3) have worked; no file has changed.",
+                "You approved this before. Since then: a (turn 2), b (turn 3) have worked; no file has changed.",
             ),
             ("done", None, (), {}, "You ended this before. Since then: no file has changed."),
         ],
