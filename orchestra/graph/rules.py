@@ -132,6 +132,10 @@ def _check_agents(reading: Reading, pipeline: Pipeline) -> None:
             message = f"'when_absent' has no effect: agent {name!r} is autonomous"
             hint = "add `mode: interactive`, or remove it"
             reading.report("unused-key", message, *path, "when_absent", hint=hint, key=True, warning=True)
+        if agent.output is not None and agent.mode == "interactive":
+            message = f"agent {name!r} is interactive, so its output is the person's decision and can't have a form"
+            hint = "remove `output`, or let an autonomous agent behind it hand that in"
+            reading.report("unexpected-key", message, *path, "output", hint=hint, key=True)
 
 
 def _check_workspace(reading: Reading, pipeline: Pipeline, builtin_tools: Callable[[], Iterable[str]]) -> None:
