@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from orchestra.agents.conversation import UnknownCommandError, understand
+from orchestra.errors import SessionError
 from orchestra.runtime.inbox import LOOK_EVERY
 
 if TYPE_CHECKING:
@@ -94,7 +95,12 @@ async def _until_answered(
             await channel.tell(f"{error.message}: {error.hint}")
             continue
         if said is not None:
-            if not give(line.strip()):
+            try:
+                is_first = give(line.strip())
+            except SessionError as error:  # too long: the person may say it otherwise
+                await channel.tell(f"{error.message}: {error.hint}")
+                continue
+            if not is_first:
                 await channel.tell("somebody else has answered already; yours does not count")
             return True
         if line.strip():
