@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
@@ -45,8 +45,8 @@ def inbox(tmp_path: Path) -> Inbox:
     return Inbox(SessionFiles(tmp_path))
 
 
-Talking = "Callable[..., Terminal]"
-Answers = "Callable[[], list[str]]"
+Talking: TypeAlias = "Callable[..., Terminal]"
+Answers: TypeAlias = "Callable[[], list[str]]"
 
 
 def test_a_person_answers_until_they_approve(talking: Talking, answers: Answers) -> None:
