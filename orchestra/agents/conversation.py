@@ -128,8 +128,8 @@ def understand(line: str) -> Said | None:
         return Said("message", text) if text else None
     if text.startswith("//"):
         return Said("message", text[1:])
-    word, _, rest = text.partition(" ") if "\n" not in text.partition(" ")[0] else text.partition("\n")
-    rest = rest.strip()
+    word, *others = text.split(maxsplit=1)
+    rest = "".join(others)
     if word in LOOKING:
         return None
     if word == UNDO and not rest:
