@@ -99,23 +99,25 @@ class AtTerminal(Person):
         is_dumb = term == "dumb"
         self._openings = ["critic> ", "editor> ", "tester> "] if is_dumb else ["\x1b[?2004h"]
         self._closing = "\n" if is_dumb else "\x1b[?2004l"
+        os.set_blocking(self._master, False)
         asyncio.get_running_loop().add_reader(self._master, self._look)
         transcript = Transcript(Screen(self._files[1]))
         self.channel = TerminalChannel(transcript, *self._files, on_interrupt=lambda: None)
 
     async def says(self, *lines: str) -> None:
         self._keys += [line + "\r" for line in lines]
-        self._press()
+        self._look()
 
     async def leaves(self) -> None:
         self._keys.append("\x04")
-        self._press()
+        self._look()
 
     def was_told(self) -> str:
         return self._written
 
     def _look(self) -> None:
-        self._written += os.read(self._master, 65_536).decode("utf-8", "replace")
+        with suppress(BlockingIOError):
+            self._written += os.read(self._master, 65_536).decode("utf-8", "replace")
         self._press()
 
     def _press(self) -> None:

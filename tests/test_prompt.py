@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     Answers: TypeAlias = Callable[[], list[str]]
 
 HERE = Path(__file__).parent.parent
+OPEN = "/help  /approve"
+"""Stands below a prompt as long as it is open; keys that are pressed before are taken as the terminal takes them."""
 
 
 @pytest.fixture
@@ -51,10 +53,10 @@ def inbox(tmp_path: Path) -> Inbox:
 
 def test_a_person_answers_until_they_approve(talking: Talking, answers: Answers) -> None:
     with talking({"critic": ["What do you think?", "I see."]}) as terminal:
-        display = terminal.shows("critic>", "What do you think?")
+        display = terminal.shows("critic>", OPEN, "What do you think?")
         assert display.index("── critic ──") < display.index("What do you think?") < display.index("critic>")
         terminal.type("it is ok", ENTER)
-        terminal.shows("I see.")
+        terminal.shows("I see.", OPEN)
         terminal.type("/approve fine", ENTER)
 
         assert terminal.exit_code() == 0
@@ -67,9 +69,11 @@ def test_a_person_answers_until_they_approve(talking: Talking, answers: Answers)
 
 def test_an_empty_line_says_nothing(talking: Talking, answers: Answers) -> None:
     with talking({"critic": ["Well?"]}) as terminal:
-        terminal.shows("critic>")
-        terminal.type(ENTER, "  ", ENTER)
-        terminal.until(lambda display: display.count("critic>") == 3, "three prompts")
+        terminal.shows("critic>", OPEN)
+        terminal.type(ENTER)
+        terminal.until(lambda display: display.count("critic>") == 2 and OPEN in display, "two prompts")
+        terminal.type("  ", ENTER)
+        terminal.until(lambda display: display.count("critic>") == 3 and OPEN in display, "three prompts")
         terminal.type("/done", ENTER)
 
         assert terminal.exit_code() == 0
@@ -79,11 +83,11 @@ def test_an_empty_line_says_nothing(talking: Talking, answers: Answers) -> None:
 @pytest.mark.parametrize("key", [ALT_ENTER, CTRL_J])
 def test_a_turn_may_have_several_lines(talking: Talking, answers: Answers, key: str) -> None:
     with talking({"critic": ["Well?", "Good."]}) as terminal:
-        terminal.shows("critic>")
+        terminal.shows("critic>", OPEN)
         terminal.type("one", key, "two")
         terminal.shows("critic> one\n      … two")
         terminal.type(ENTER)
-        terminal.shows("Good.")
+        terminal.shows("Good.", OPEN)
         terminal.type("/done", ENTER)
         assert terminal.exit_code() == 0
     assert answers()[0] == r'critic: "one\ntwo"'
@@ -91,11 +95,11 @@ def test_a_turn_may_have_several_lines(talking: Talking, answers: Answers, key: 
 
 def test_what_is_pasted_is_one_turn(talking: Talking, answers: Answers) -> None:
     with talking({"critic": ["Well?", "Good."]}) as terminal:
-        terminal.shows("critic>")
+        terminal.shows("critic>", OPEN)
         terminal.type(paste("one\rtwo\rthree"))
         terminal.shows("three")
         terminal.type(ENTER)
-        terminal.shows("Good.")
+        terminal.shows("Good.", OPEN)
         terminal.type("/done", ENTER)
         assert terminal.exit_code() == 0
     assert answers()[0] == r'critic: "one\ntwo\nthree"'
@@ -103,13 +107,13 @@ def test_what_is_pasted_is_one_turn(talking: Talking, answers: Answers) -> None:
 
 def test_what_was_said_before_comes_back_by_the_arrow(talking: Talking, answers: Answers) -> None:
     with talking({"critic": ["Well?", "Good.", "Better."]}) as terminal:
-        terminal.shows("critic>")
+        terminal.shows("critic>", OPEN)
         terminal.type("again", ENTER)
-        terminal.shows("Good.")
+        terminal.shows("Good.", OPEN)
         terminal.type(UP)
         terminal.until(lambda display: display.count("critic> again") == 2, "the line of before")
         terminal.type(ENTER)
-        terminal.shows("Better.")
+        terminal.shows("Better.", OPEN)
         terminal.type("/done", ENTER)
         assert terminal.exit_code() == 0
     assert answers()[:2] == ['critic: "again"', 'critic: "again"']
@@ -117,7 +121,7 @@ def test_what_was_said_before_comes_back_by_the_arrow(talking: Talking, answers:
 
 def test_commands_are_completed_and_named_below(talking: Talking, answers: Answers) -> None:
     with talking({"critic": ["Well?"]}) as terminal:
-        terminal.shows("critic>", "/approve  /reject [why]  /done  /undo  /diff  /help")
+        terminal.shows("critic>", OPEN, "/help  /approve  /reject [why]  /done  /undo  /diff")
         terminal.type("/app", TAB)
         terminal.shows("critic> /approve")
         terminal.type(ENTER)
@@ -128,7 +132,7 @@ def test_commands_are_completed_and_named_below(talking: Talking, answers: Answe
 
 def test_control_d_leaves_and_the_channel_is_closed(talking: Talking, answers: Answers) -> None:
     with talking({"critic": ["Well?"], "second": ["And?"]}) as terminal:
-        terminal.shows("critic>", "1 more waits: second")
+        terminal.shows("critic>", OPEN, "1 more waits: second")
         terminal.type(CTRL_D)
         assert terminal.exit_code() == 0
     assert sorted(answers()) == ["critic: nobody", "second: nobody"]
@@ -137,7 +141,7 @@ def test_control_d_leaves_and_the_channel_is_closed(talking: Talking, answers: A
 
 def test_control_d_behind_a_text_does_not_leave(talking: Talking, answers: Answers) -> None:
     with talking({"critic": ["Well?"]}) as terminal:
-        terminal.shows("critic>")
+        terminal.shows("critic>", OPEN)
         terminal.type("/done", CTRL_D, ENTER)
         assert terminal.exit_code() == 0
     assert answers() == ['critic: "/done"']
@@ -145,7 +149,7 @@ def test_control_d_behind_a_text_does_not_leave(talking: Talking, answers: Answe
 
 def test_control_c_raises_the_signal_and_leaves(talking: Talking, answers: Answers) -> None:
     with talking({"critic": ["Well?"]}) as terminal:
-        terminal.shows("critic>")
+        terminal.shows("critic>", OPEN)
         terminal.type("half a sent", CTRL_C)
         assert terminal.exit_code() == 0
     assert answers() == ["interrupted", "critic: nobody"]
@@ -155,12 +159,12 @@ def test_a_prompt_goes_away_when_somebody_else_answers_and_keeps_what_was_typed(
     talking: Talking, answers: Answers, inbox: Inbox
 ) -> None:
     with talking({"critic": ["Well?", "And now?"]}) as terminal:
-        terminal.shows("critic>")
+        terminal.shows("critic>", OPEN)
         terminal.type("I was abo")
         terminal.shows("I was abo")
         assert inbox.give("critic-0", "faster", by="respond")
 
-        display = terminal.shows("by respond> faster", "And now?", "critic> I was abo")
+        display = terminal.shows("by respond> faster", "And now?", "critic> I was abo", OPEN)
         assert display.count("critic>") == 1, "the prompt of before is gone"
         terminal.type("ut to say", ENTER)
         assert terminal.exit_code() == 0
@@ -169,22 +173,22 @@ def test_a_prompt_goes_away_when_somebody_else_answers_and_keeps_what_was_typed(
 
 def test_what_was_typed_to_one_agent_is_not_said_to_another(talking: Talking, inbox: Inbox) -> None:
     with talking({"critic": ["Well?", "And now?"], "second": ["Hello?"]}) as terminal:
-        terminal.shows("critic>")
+        terminal.shows("critic>", OPEN)
         terminal.type("for the critic")
         terminal.shows("critic> for the critic")
         inbox.give("critic-0", "faster", by="respond")
-        assert "for the critic" not in terminal.shows("second>")
+        assert "for the critic" not in terminal.shows("second>", OPEN)
         terminal.type("/done", ENTER)
         terminal.shows("critic> for the critic")
 
 
 def test_what_others_do_appears_above_the_prompt(talking: Talking, answers: Answers) -> None:
     with talking({"critic": ["Well?"]}) as terminal:
-        terminal.shows("critic>")
+        terminal.shows("critic>", OPEN)
         terminal.type("/approve wide 漢字")
         terminal.shows("/approve wide")
         os.kill(terminal.pid, signal.SIGUSR1)
-        display = terminal.shows("something happened")
+        display = terminal.shows("something happened", "critic> /approve")
         assert display.index("something happened") < display.index("critic> /approve")
         terminal.type(" it is", ENTER)
         assert terminal.exit_code() == 0
@@ -193,15 +197,15 @@ def test_what_others_do_appears_above_the_prompt(talking: Talking, answers: Answ
 
 def test_two_agents_are_answered_one_after_the_other(talking: Talking, answers: Answers) -> None:
     with talking({"critic": ["First?", "Second?"], "editor": ["Other?"]}) as terminal:
-        display = terminal.shows("critic>", "1 more waits: editor")
+        display = terminal.shows("critic>", OPEN, "1 more waits: editor")
         assert "Other?" not in display, "one speaks at a time"
         terminal.type("one", ENTER)
-        display = terminal.shows("editor>", "Other?", "1 more waits: critic")
+        display = terminal.shows("editor>", "Other?", "1 more waits: critic", OPEN)
         assert "Second?" not in display
         terminal.type("/help", ENTER)
-        terminal.shows("send it back, with your reason")
+        terminal.shows("send it back, with your reason", OPEN)
         terminal.type("/approve", ENTER)
-        terminal.shows("Second?", "critic>")
+        terminal.shows("Second?", "critic>", OPEN)
         terminal.type("/reject no", ENTER)
         assert terminal.exit_code() == 0
     assert answers() == ['critic: "one"', 'editor: "/approve"', 'critic: "/reject no"']
@@ -209,13 +213,13 @@ def test_two_agents_are_answered_one_after_the_other(talking: Talking, answers: 
 
 def test_a_long_difference_goes_through_the_pager_and_the_prompt_comes_back(talking: Talking) -> None:
     with talking({"critic": ["Well?"]}, diff=5_000, lines=20, env={"PAGER": "less"}) as terminal:
-        terminal.shows("critic>")
+        terminal.shows("critic>", OPEN)
         terminal.type("/diff", ENTER)
         display = terminal.shows("+critic 10")
         assert "critic>" not in display.splitlines()[-1]
         os.kill(terminal.pid, signal.SIGUSR1)
         terminal.type("q")
-        display = terminal.shows("something happened", "critic>")
+        display = terminal.shows("something happened", "critic>", OPEN)
         assert "+critic 4999" not in terminal.whole
         terminal.type("/done", ENTER)
         assert terminal.exit_code() == 0
@@ -223,9 +227,9 @@ def test_a_long_difference_goes_through_the_pager_and_the_prompt_comes_back(talk
 
 def test_without_a_pager_a_long_text_is_cut_and_says_so(talking: Talking) -> None:
     with talking({"critic": ["Well?"]}, diff=5_000, env={"PAGER": "no-such-pager"}) as terminal:
-        terminal.shows("critic>")
+        terminal.shows("critic>", OPEN)
         terminal.type("/diff", ENTER)
-        terminal.shows("4,800 more lines are left out", "critic>")
+        terminal.shows("4,800 more lines are left out", "critic>", OPEN)
         assert "+critic 199" in terminal.whole
         assert "+critic 200\n" not in terminal.whole
 
@@ -238,7 +242,7 @@ ESCAPE = re.compile(rb"\x1b(?:\[[?\d;]*[A-Za-z]|[=>])")
 
 def test_no_control_character_of_a_model_reaches_the_screen(talking: Talking) -> None:
     with talking({"critic": [HOSTILE]}) as terminal:
-        display = terminal.shows("critic>")
+        display = terminal.shows("critic>", OPEN)
         for shown in (r"Before \x1b[2J\x1b[31mred", r"\x1b]0;title\x07", r"\x9b31m", r"\u202edrowssap", r"\x1b[6n"):
             assert shown in display
         terminal.type("/done", ENTER)
@@ -255,7 +259,7 @@ def test_a_long_answer_is_wrapped_at_words_and_code_is_not(talking: Talking, col
     wide = "这是一个很长的中文句子\uff0c" * 12
     text = f"{words}\n\n```python\n{code}\n```\n\n{wide}"
     with talking({"critic": [text]}, columns=columns) as terminal:
-        display = terminal.shows("critic>")
+        display = terminal.shows("critic>", OPEN)
         lines = display.split("\n")
         assert code.replace(" ", "") in display.replace("\n", "").replace(" ", "")
         first = next(number for number, line in enumerate(lines) if line.startswith("several"))
@@ -266,12 +270,13 @@ def test_a_long_answer_is_wrapped_at_words_and_code_is_not(talking: Talking, col
 
 def test_a_resize_draws_the_prompt_anew(talking: Talking, answers: Answers) -> None:
     with talking({"critic": ["Well?", "word " * 60]}) as terminal:
-        terminal.shows("critic>")
+        terminal.shows("critic>", OPEN)
         terminal.type("x" * 30)
         terminal.resize(50, 30)
         terminal.shows("critic> " + "x" * 30)
         terminal.type(ENTER)
         display = terminal.until(lambda display: display.count("critic>") == 2, "the next question")
+        terminal.shows(OPEN)
         lines = [line for line in display.split("\n") if line.startswith("word")]
         assert max(map(len, lines)) in range(44, 50)
         terminal.type("/done", ENTER)
@@ -281,9 +286,9 @@ def test_a_resize_draws_the_prompt_anew(talking: Talking, answers: Answers) -> N
 
 def test_a_dumb_terminal_gets_no_escape_sequences(talking: Talking, answers: Answers) -> None:
     with talking({"critic": ["Well?", "And?"]}, env={"TERM": "dumb"}) as terminal:
-        terminal.shows("critic>", "/reject [why]")
+        terminal.shows("critic>", OPEN, "/reject [why]")
         terminal.type("hello\n")
-        terminal.shows("And?")
+        terminal.shows("And?", OPEN)
         os.kill(terminal.pid, signal.SIGUSR1)
         terminal.shows("something happened")
         terminal.type("/done\n")
@@ -294,7 +299,7 @@ def test_a_dumb_terminal_gets_no_escape_sequences(talking: Talking, answers: Ans
 
 def test_colours_are_not_used_where_they_are_not_wanted(talking: Talking) -> None:
     with talking({"critic": ["Well?"]}, env={"NO_COLOR": "1"}) as terminal:
-        terminal.shows("critic>")
+        terminal.shows("critic>", OPEN)
         terminal.type("/done", ENTER)
         assert terminal.exit_code() == 0
     styles = re.findall(rb"\x1b\[([\d;]*)m", terminal.written)
@@ -303,7 +308,7 @@ def test_colours_are_not_used_where_they_are_not_wanted(talking: Talking) -> Non
 
 def test_standard_output_may_go_elsewhere(talking: Talking, tmp_path: Path) -> None:
     with talking({"critic": ["Well?"]}, stdout=tmp_path / "out") as terminal:
-        terminal.shows("critic>")
+        terminal.shows("critic>", OPEN)
         terminal.type("/done", ENTER)
         assert terminal.exit_code() == 0
     assert (tmp_path / "out").read_bytes() == b""
@@ -312,7 +317,7 @@ def test_standard_output_may_go_elsewhere(talking: Talking, tmp_path: Path) -> N
 def test_the_terminal_is_left_as_it_was(talking: Talking) -> None:
     with talking({"critic": ["Well?", "And?"]}) as terminal:
         before = terminal.modes()
-        terminal.shows("critic>")
+        terminal.shows("critic>", OPEN)
         assert terminal.modes() != before, "keys are read one by one"
         terminal.type("/done", ENTER)
         terminal.shows("session completed")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from orchestra.cli.lines import Lines
     from orchestra.cli.transcript import Transcript
 
-_COMMANDS = "/approve  /reject [why]  /done  /undo  /diff  /help"
+_COMMANDS = "/help  /approve  /reject [why]  /done  /undo  /diff"
 
 
 class TerminalChannel:

@@ -6,12 +6,12 @@ terminal, until it has its answer. What others say meanwhile is shown as a whole
 
 from __future__ import annotations
 
-import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestra.agents.conversation import Question
+from orchestra.cli.floor import Floor, Speaker
 from orchestra.cli.prose import Prose
 from orchestra.cli.render import escape_prose
 
@@ -28,22 +28,20 @@ _RULE = 80
 """The columns of a header's line, at the most."""
 _COMPARED = 10_000
 """Characters by which a question is known to have been read already; the log cuts longer texts."""
+_SILENT = frozenset({"tool_started", "turn_ended", "turn_failed", "turn_stopped", "question_left"})
+"""Events after which an agent says nothing more for now."""
 
 
 @dataclass(eq=False)
-class _Speaker:
-    agent: str
+class _Agent(Speaker):
+    name: str = ""
     turn: int = 1
     prose: Prose | None = None
     """While it speaks."""
     said: str = ""
     """Its last reply, as far as it was shown."""
-    is_busy: bool = False
-    """Whether it keeps the floor."""
     asks: str | None = None
     """The question that waits for its answer at this terminal."""
-    due: list[Callable[[], None]] = field(default_factory=list)
-    """What it has said and done without having the floor."""
     reply_at: int = 0
     """Where in `due` its reply begins that is under way."""
 
@@ -69,44 +67,40 @@ class Transcript:
         """Whether questions are answered at this terminal."""
         self._own = frozenset(own)
         self._clock = clock
-        self._speakers: dict[str, _Speaker] = {}
-        self._floor: _Speaker | None = None
-        self._queue: list[_Speaker] = []
+        self._agents: dict[str, _Agent] = {}
+        self._floor: Floor[_Agent] = Floor(self._show_held)
+        self._heard: _Agent | None = None
+        """Who has spoken last."""
         self._held: list[str] = []
+        """Lines that would tear a paragraph apart."""
         self._held_since = 0.0
+        self._after_prose = False
         self._asked: set[str] = set()
-        self._answered: set[str] = set()
+        self._settled: set[str] = set()
         self._told: set[str] = set()
         self._typed: dict[str, tuple[str, str]] = {}
-        self._after_prose = False
-        self._heard: _Speaker | None = None
-        """Who has spoken last."""
-        self._changed = asyncio.Event()
 
     def show(self, event: Event) -> bool:
         """Show an event's part in a conversation; True: there is nothing else to show of it."""
         if event.type.startswith("session_"):
             if event.type != "session_stopping":
-                self._show_all()
+                self._floor.clear(self._end)
             return False
         if event.node is None:
             return False
-        speaker = self._speakers.get(event.node)
         match event.type:
             case "text_delta":
-                speaker = self._speaker(event.node, event.turn)
-                text = str(event.payload["text"])
-                self._do(speaker, lambda: self._speak(speaker, text))
-                return True
+                agent, text = self._agent(event.node, event.turn), str(event.payload["text"])
+                self._floor.do(agent, lambda: self._speak(agent, text))
             case "question_asked":
                 self._ask(Question.from_json(event.payload))
-                return True
             case "human_turn":
-                self._answer(self._speaker(event.node, event.turn), event.payload)
-                return True
-        if speaker is not None:
-            self._note(speaker, event.type)
-        return False
+                self._answer(self._agent(event.node, event.turn), event.payload)
+            case kind:
+                if event.node in self._agents:
+                    self._note(self._agents[event.node], kind)
+                return False
+        return True
 
     def line(self, text: str, *, agent: str | None = None, at_once: bool = False) -> None:
         """Show a line about something else, where it tears no paragraph apart.
@@ -116,10 +110,10 @@ class Transcript:
             agent: Whom it is about; it comes behind what that agent has said before.
             at_once: It can't wait.
         """
-        speaker = self._speakers.get(agent or "")
-        if speaker is not None and speaker.due and not at_once:
-            speaker.due.append(lambda: self._line(text))
-        elif self._floor is None or self._floor.prose is None or at_once:
+        about, holder = self._agents.get(agent or ""), self._floor.holder
+        if about is not None and about.due and not at_once:
+            about.due.append(lambda: self._line(text))
+        elif holder is None or holder.prose is None or at_once:
             self._line(text)
         else:
             if not self._held:
@@ -128,171 +122,132 @@ class Transcript:
 
     async def floor(self, question: Question) -> None:
         """Wait until a question has been shown and is to be answered now."""
-        speaker = self._speaker(question.agent, question.turn)
+        agent = self._agent(question.agent, question.turn)
+        self._settled.discard(question.id)
         if question.id not in self._asked:
             self._ask(question)
-        while self._floor is not speaker:
-            if not speaker.due:
-                speaker.due.append(lambda: self._keep(speaker, question))
-                self._enqueue(speaker)
-                self._pass_on()
-                continue
-            await self._changed.wait()
-        self._keep(speaker, question)
+        while self._floor.holder is not agent and self.prompts:
+            if agent.due or question.id in self._settled:
+                await self._floor.changed.wait()
+            else:
+                self._floor.do(agent, lambda: self._keep(agent, question))
+        self._keep(agent, question)
 
     def settled(self, question: Question) -> None:
         """Let others speak: the question has its answer, or will get none here."""
-        self._answered.add(question.id)
-        speaker = self._speaker(question.agent, question.turn)
-        if speaker.asks == question.id:
-            self._let_go(speaker)
-            self._pass_on()
+        self._settled.add(question.id)
+        agent = self._agent(question.agent, question.turn)
+        if agent.asks == question.id:
+            self._let_go(agent)
+            self._floor.pass_on()
 
     def typed(self, question: Question, line: str, *, by: str) -> None:
         """Note that an answer stands on the screen already, as it was typed."""
         self._typed[question.id] = (by, line.strip())
 
     def has_shown(self, text: str) -> bool:
-        """Tell whether a text of an agent was shown."""
-        return any(_is_same(speaker.said, text) for speaker in self._speakers.values())
+        """Tell whether a text is what an agent has said last."""
+        return any(_is_same(agent.said, text) for agent in self._agents.values())
 
-    def _speaker(self, agent: str, turn: int | None) -> _Speaker:
-        speaker = self._speakers.setdefault(agent, _Speaker(agent))
-        speaker.turn = turn or speaker.turn
-        return speaker
+    def _agent(self, name: str, turn: int | None) -> _Agent:
+        agent = self._agents.setdefault(name, _Agent(name=name))
+        agent.turn = turn or agent.turn
+        return agent
 
-    def _do(self, speaker: _Speaker, act: Callable[[], None]) -> None:
-        """Show something that an agent says or does, now or when it has the floor."""
-        if self._floor is speaker:
-            act()
-        else:
-            speaker.due.append(act)
-            self._enqueue(speaker)
-        self._pass_on()
-
-    def _enqueue(self, speaker: _Speaker) -> None:
-        if speaker not in self._queue:
-            self._queue.append(speaker)
-
-    def _pass_on(self) -> None:
-        """Give the floor to the next who waits, when nobody keeps it."""
-        while self._floor is None or not self._floor.is_busy:
-            self._show_held()
-            self._floor = self._queue.pop(0) if self._queue else None
-            if self._floor is None:
-                break
-            self._perform(self._floor)
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    def _perform(self, speaker: _Speaker) -> None:
-        due, speaker.due, speaker.reply_at = speaker.due, [], 0
-        for act in due:
-            act()
-
-    def _show_all(self) -> None:
-        """Show whatever waits: a session ends or begins."""
-        for speaker in (*filter(None, [self._floor]), *self._queue):
-            self._perform(speaker)
-            self._end(speaker)
-            self._let_go(speaker)
-        self._queue.clear()
-        self._pass_on()
-
-    def _note(self, speaker: _Speaker, kind: str) -> None:
+    def _note(self, agent: _Agent, kind: str) -> None:
         """Take what an agent does as the end of what it said."""
-        match kind:
-            case "model_started":
-                speaker.reply_at = len(speaker.due)
-            case "model_ended" if speaker.prose or speaker.due:
-                self._do(speaker, lambda: self._end(speaker))
-            case "model_failed" if self._floor is speaker:
-                self._break_off(speaker)
-            case "model_failed":
-                del speaker.due[speaker.reply_at :]
-            case "tool_started" | "turn_ended" | "turn_failed" | "turn_stopped" | "question_left":
-                if speaker.is_busy or speaker.due:
-                    self._do(speaker, lambda: self._let_go(speaker))
+        has_floor = self._floor.holder is agent
+        if kind == "model_started":
+            agent.reply_at = len(agent.due)
+        elif kind == "model_ended" and (agent.prose or agent.due):
+            self._floor.do(agent, lambda: self._end(agent))
+        elif kind == "model_failed" and has_floor:
+            self._break_off(agent)
+        elif kind == "model_failed":
+            del agent.due[agent.reply_at :]  # nobody has read it, and it comes once more
+        elif kind in _SILENT and (has_floor or agent.due):
+            self._floor.do(agent, lambda: self._let_go(agent))
 
-    def _keep(self, speaker: _Speaker, question: Question) -> None:
-        speaker.is_busy, speaker.asks = True, question.id
-        self._answered.discard(question.id)
+    def _keep(self, agent: _Agent, question: Question) -> None:
+        """Give a question the floor until it is answered, unless it is."""
+        if question.id in self._settled or not self.prompts:
+            self._let_go(agent)
+        else:
+            agent.keeps, agent.asks = True, question.id
 
-    def _let_go(self, speaker: _Speaker) -> None:
-        self._end(speaker)
-        speaker.is_busy, speaker.asks = False, None
+    def _let_go(self, agent: _Agent) -> None:
+        self._end(agent)
+        agent.keeps, agent.asks = False, None
 
-    def _speak(self, speaker: _Speaker, text: str) -> None:
-        if speaker.prose is None:
-            self._header(speaker)
-            speaker.prose, speaker.said, speaker.is_busy = Prose(lambda: self.screen.width), "", True
-        speaker.said += text
-        self.screen.write(speaker.prose.feed(text))
-        if self._held and speaker.prose.is_between_paragraphs and self._clock() - self._held_since > PATIENCE:
+    def _speak(self, agent: _Agent, text: str) -> None:
+        if agent.prose is None:
+            self._header(agent)
+            agent.prose, agent.said, agent.keeps = Prose(lambda: self.screen.width), "", True
+        agent.said += text
+        for line in text.splitlines(keepends=True):
+            self.screen.write(agent.prose.feed(line))
+            if self._held and agent.prose.is_between_paragraphs and self._clock() - self._held_since > PATIENCE:
+                self._show_held()
+                self.screen.blank_line()
+
+    def _end(self, agent: _Agent) -> None:
+        if agent.prose is not None:
+            self.screen.write(agent.prose.end())
+            agent.prose, self._after_prose = None, True
             self._show_held()
-            self.screen.blank_line()
 
-    def _end(self, speaker: _Speaker) -> None:
-        if speaker.prose is not None:
-            self.screen.write(speaker.prose.end())
-            speaker.prose, self._after_prose = None, True
-            self._show_held()
-
-    def _break_off(self, speaker: _Speaker) -> None:
-        if speaker.prose is not None:
-            self._end(speaker)
-            self._line(f"[{speaker.agent}'s answer broke off here; it is asked for again]")
-            speaker.said = ""
-        speaker.is_busy = False
-        self._pass_on()
+    def _break_off(self, agent: _Agent) -> None:
+        if agent.prose is not None:
+            self._end(agent)
+            self._line(f"[{agent.name}'s answer broke off here; it is asked for again]")
+            agent.said = ""
+        agent.keeps = False
+        self._floor.pass_on()
 
     def _ask(self, question: Question) -> None:
-        speaker = self._speaker(question.agent, question.turn)
-        again = question.id in self._asked
-        self._asked.add(question.id)
-        if not (again and speaker.asks == question.id):
-            self._do(speaker, lambda: self._show_question(speaker, question))
+        agent = self._agent(question.agent, question.turn)
+        if question.id not in self._asked or agent.asks != question.id:
+            self._asked.add(question.id)
+            self._floor.do(agent, lambda: self._show_question(agent, question))
 
-    def _show_question(self, speaker: _Speaker, question: Question) -> None:
-        self._end(speaker)
-        if not _is_same(speaker.said, question.text):
-            self._header(speaker)
-            prose = Prose(lambda: self.screen.width)
-            self.screen.write(prose.feed(question.text or "(says nothing)") + prose.end())
-            speaker.said, self._after_prose = question.text, True
-        about = [question.note] if question.note else []
-        about += [_since(question.since)] if question.since else []
-        about += [f"changed: {_changes(question.files)}; /diff shows it"] if question.files.repos else []
-        for text in about:
-            self._paragraph(text)
-        if question.id in self._answered or not self.prompts:
-            self._let_go(speaker)
-        else:
-            self._keep(speaker, question)
+    def _show_question(self, agent: _Agent, question: Question) -> None:
+        self._end(agent)
+        if not _is_same(agent.said, question.text):
+            self._header(agent)
+            self._paragraph(question.text or "(says nothing)")
+            agent.said, self._after_prose = question.text, True
+        if question.note:
+            self._paragraph(question.note)
+        if question.since:
+            self._paragraph(_since(question.since))
+        if question.files.repos:
+            self._paragraph(f"changed: {_changes(question.files)}; /diff shows it")
+        self._keep(agent, question)
 
-    def _answer(self, speaker: _Speaker, payload: Mapping[str, Any]) -> None:
+    def _answer(self, agent: _Agent, payload: Mapping[str, Any]) -> None:
         question, by, text = (str(payload[name]) for name in ("question", "by", "text"))
+        self._settled.add(question)
         if question not in self._told:  # after a crash the same answer is taken once more
             self._told.add(question)
             if self._typed.pop(question, None) != (by, text):
-                self._do(speaker, lambda: self._show_answer(speaker, by, text))
-        self._answered.add(question)
-        if speaker.asks == question or speaker.due:
-            self._do(speaker, lambda: self._let_go(speaker))
+                self._floor.do(agent, lambda: self._show_answer(agent, by, text))
+        if agent.asks == question or agent.due:
+            self._floor.do(agent, lambda: self._let_go(agent))
 
-    def _show_answer(self, speaker: _Speaker, by: str, text: str) -> None:
+    def _show_answer(self, agent: _Agent, by: str, text: str) -> None:
         who = "you" if by in self._own else f"by {escape_prose(by)}"
-        who += "> " if self._heard is speaker else f" to {speaker.agent}> "
-        self.screen.blank_line()
+        who += "> " if self._heard is agent else f" to {agent.name}> "
         lines = escape_prose(text).split("\n")
+        self.screen.blank_line()
         self._line(self.screen.bold(who) + f"\n{' ' * len(who)}".join(lines))
 
-    def _header(self, speaker: _Speaker) -> None:
+    def _header(self, agent: _Agent) -> None:
         self.screen.blank_line()
-        title = f"── {label(speaker.agent, speaker.turn)} ──"
+        self._after_prose = False
+        title = f"── {label(agent.name, agent.turn)} ──"
         rule = "─" * (min(self.screen.width or 0, _RULE) - len(title))
         self.screen.write(self.screen.bold(title + rule) + "\n")
-        self._heard = speaker
+        self._heard = agent
 
     def _paragraph(self, text: str) -> None:
         prose = Prose(lambda: self.screen.width)
@@ -323,7 +278,7 @@ def _is_same(shown: str, text: str) -> bool:
 
 def _since(since: Since) -> str:
     decided = {"reject": "rejected", "approve": "approved"}.get(since.decision, "ended")
-    why = f": {since.reason.rstrip('.')}" if since.reason else ""
+    why = f": {' '.join(since.reason.split()).rstrip('.')}" if since.reason else ""
     worked = ", ".join(f"{agent} (turn {turn})" for agent, turn in since.turns)
     who = f"{worked} {'has' if len(since.turns) == 1 else 'have'} worked; " if worked else ""
     files = f"files changed: {_changes(since.files)}" if since.files.repos else "no file has changed"

@@ -15,12 +15,34 @@ if TYPE_CHECKING:
     from orchestra.agents.conversation import Question
 
 
+class Bell:
+    """Wakes those who wait for a change, in whichever event loop they are."""
+
+    def __init__(self) -> None:
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    async def wait(self) -> None:
+        """Wait until it rings."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.add(future)
+        try:
+            await future
+        finally:
+            self._waiting.discard(future)
+
+    def ring(self) -> None:
+        """Wake everybody who waits now."""
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+
+
 class OneAtATime:
     """Puts questions one after another, in the order in which they came."""
 
     def __init__(self) -> None:
         self._order: list[str] = []
-        self._changed = asyncio.Event()
+        self._changed = Bell()
 
     async def enter(self, question: Question) -> None:
         """Wait until a question is the one that is put; it stays so until it is settled."""
@@ -37,8 +59,7 @@ class OneAtATime:
         """Put the next question."""
         with suppress(ValueError):
             self._order.remove(question.id)
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self._changed.ring()
 
 
 class PipedLines:
