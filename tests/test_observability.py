@@ -312,3 +312,12 @@ def leaky() -> str:
         assert secret not in files
     assert "PATH=" in files
     assert database(workshop, result.record.session_id).parent == directory
+
+
+async def test_a_text_that_somebody_has_to_decide_on_is_not_cut(connection: aiosqlite.Connection) -> None:
+    log = ObservabilityLogger(connection, asyncio.Lock())
+    for kind in ("text_delta", "question_asked", "human_turn"):
+        log.emit(kind, {"text": "x" * (MAX_TEXT + 7)})
+    await log.flush()
+
+    assert [len(json.loads(written)["text"]) for _, _, written in await rows(connection)] == [MAX_TEXT + 7] * 3

@@ -105,3 +105,11 @@ def test_the_width_may_change_in_the_middle() -> None:
     shown = prose.feed("words words words words words words words words\n")
     assert max(map(len, shown.splitlines())) <= 40
     assert len(shown.splitlines()[-1]) <= 20
+
+
+def test_whole_lines_come_in_pieces_and_go_as_lines() -> None:
+    prose = Prose(lambda: None)
+
+    assert [prose.feed(piece) for piece in ("a", "b\nc", "d\n\n", "e")] == ["", "ab\n", "cd\n\n", ""]
+    assert not prose.is_between_paragraphs
+    assert prose.end() == "e\n"

@@ -169,3 +169,20 @@ async def test_time_in_which_a_person_is_waited_for_does_not_count() -> None:
     with pytest.raises(TimeoutError):
         await session()
     assert counted
+
+
+async def test_a_person_may_be_waited_for_when_the_time_limit_is_left() -> None:
+    countdown = Countdown(50)
+    waits, asked = asyncio.Event(), asyncio.Event()
+
+    async def ask() -> None:
+        with countdown.stopped():
+            asked.set()
+            await waits.wait()
+
+    async with countdown.running():
+        question = asyncio.ensure_future(ask())
+        await asked.wait()
+    waits.set()
+    await question
+    await ask()  # and another one begins to ask

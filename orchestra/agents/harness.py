@@ -127,7 +127,7 @@ class AgentHarness:
         inner = turn_config(config, turn.attempt, steps=steps)
         agent = self._agent(variables, turn, await _answered_calls(inner), decided)
         if self._interaction is not None:
-            inner = merge_configs(inner, {"callbacks": [Speech(turn)]})
+            inner = merge_configs(inner, {"callbacks": [Speech(turn, self._resolver.redact)]})
         first = {"messages": [HumanMessage(context if context.strip() else "Begin.")], "snapshot": turn.start}
         result = self._result(await agent.ainvoke(first, inner))
         if self._output is None and not result.text.strip():

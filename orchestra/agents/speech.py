@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.callbacks import AsyncCallbackHandler
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from langchain_core.outputs import ChatGenerationChunk, GenerationChunk
 
     from orchestra.agents.context import Turn
@@ -16,19 +18,24 @@ if TYPE_CHECKING:
 EVERY = 0.15
 """Seconds between two pieces: reading goes on smoothly, and the log is not flooded."""
 _LONGEST = 2_000
-"""Characters of a word that is held back until its end."""
+"""Characters of an unfinished word that are held back."""
 
 
 class Speech(AsyncCallbackHandler):
     """Writes what a model streams into the session's log, in pieces that end between words.
 
     Secrets are taken out of each event by itself, and have no space in them: a piece must not end inside one.
+
+    Args:
+        turn: Whose events they are.
+        redact: Takes secrets out of a text.
     """
 
     run_inline = True
 
-    def __init__(self, turn: Turn) -> None:
+    def __init__(self, turn: Turn, redact: Callable[[str], str]) -> None:
         self._turn = turn
+        self._redact = redact
         self._held = ""
         self._timer: asyncio.TimerHandle | None = None
 
@@ -59,7 +66,12 @@ class Speech(AsyncCallbackHandler):
             self._timer.cancel()
             self._timer = None
         spaces = [match.end() for match in re.finditer(r"\s", self._held)]
-        end = len(self._held) if whole or len(self._held) > _LONGEST else (spaces[-1] if spaces else 0)
+        end = len(self._held) if whole else spaces[-1] if spaces else 0
+        if len(self._held) - end > _LONGEST:
+            # Part of a word without end is told: secrets that are whole are taken out of it before, and so much of its
+            # end stays that one which has only begun is whole later.
+            self._held = self._redact(self._held)
+            end = max(len(self._held) - _LONGEST, 0)
         piece, self._held = self._held[:end], self._held[end:]
         if piece:
             self._turn.emit("text_delta", text=piece)

@@ -92,7 +92,8 @@ def _attach(root: Path, files: SessionFiles, *, read_only: bool) -> int:
     from orchestra.runtime.store import Status, read_session
     from orchestra.runtime.watching import WAY, Watch
 
-    progress = Progress(sys.stderr)
+    # What is typed stands on the screen already; what is piped in does not.
+    progress = Progress(sys.stderr, own=() if sys.stdin and sys.stdin.isatty() else (WAY, "input"))
     channels = () if read_only else people_at_hand(progress.transcript, name=WAY)
     after = _show_history(files, progress)
     watch = Watch(files, progress.show, channels[0] if channels else None, after=after)

@@ -12,7 +12,7 @@ from orchestra.cli.screen import Screen
 from orchestra.cli.transcript import Transcript
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from orchestra.runtime.drive import SessionResult
     from orchestra.runtime.observability import Event
@@ -28,11 +28,12 @@ class Progress:
     Args:
         stream: Where to.
         quiet: Show only what agents and persons say to each other at this terminal.
+        own: How answers are called that come from this process.
     """
 
-    def __init__(self, stream: TextIO, *, quiet: bool = False) -> None:
+    def __init__(self, stream: TextIO, *, quiet: bool = False, own: Collection[str] = ("terminal", "input")) -> None:
         self._quiet = quiet
-        self.transcript = Transcript(Screen(stream))
+        self.transcript = Transcript(Screen(stream), own=own)
 
     def show(self, event: Event) -> None:
         """Show an event, if there is something to show of it."""

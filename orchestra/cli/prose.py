@@ -19,6 +19,8 @@ _UNDECIDED = re.compile(r"`{0,2}|~{0,2}|[-*+>]|\d{1,3}[.)]?")
 """Beginnings of a line that may still become a fence or the marker of a list."""
 _CODE_INDENT = 4
 """Columns; an indented line that is no list item is taken for code."""
+_DEEPEST = 200
+"""Spaces at a line's beginning after which it is nothing but code."""
 _NEVER_FIRST = frozenset({"Pe", "Pf", "Po", "Lm"})
 """Kinds of characters that don't begin a line where a script without spaces is broken: closing brackets, points."""
 
@@ -35,14 +37,14 @@ class Prose:
         self._width = width
         self._whole_lines = width() is None
         self._carriage_return = ""
-        self._line = ""
-        """The unfinished line, as it was written."""
+        self._line: list[str] = []
+        """The unfinished line, as it was written: in pieces, since it may be very long."""
         self._fence = ""
         """What closes the block of code."""
         self._is_raw: bool | None = None
         """Whether the line is not wrapped; None: too little of it is known."""
         self._spaces = ""
-        self._word = ""
+        self._word: list[str] = []
         self._column = 0
         self._hang = 0
         """Columns that a continued line is indented by."""
@@ -59,7 +61,10 @@ class Prose:
         self._carriage_return = "\r" if text.endswith("\r") else ""
         text = escape_prose(text.removesuffix("\r").replace("\r\n", "\n"))
         if self._whole_lines:
-            *lines, self._line = (self._line + text).split("\n")
+            *lines, rest = text.split("\n")
+            if lines:
+                lines[0], self._line = "".join(self._line) + lines[0], []
+            self._line += [rest] if rest else []
             for line in lines:
                 self._note_end(line)
             return "".join(f"{line}\n" for line in lines)
@@ -69,27 +74,29 @@ class Prose:
         """Return the rest, with the end of its line."""
         rest = self._carriage_return and self.feed("\n")  # the text ended in the middle of a line break
         if self._whole_lines:
-            line, self._line = self._line, ""
+            line, self._line = "".join(self._line), []
             return rest + line + "\n" if line else rest
         return rest + (self._take("\n") if self._line else "")
 
     def _take(self, char: str) -> str:
         if char == "\n":
             return self._end_line()
-        self._line += char
+        self._line.append(char)
         if self._is_raw is None:
-            self._is_raw = self._looks_raw()
+            self._is_raw = self._looks_raw("".join(self._line))
             if self._is_raw is None:
                 return ""
-            return self._take_known(self._line)
+            return self._take_known("".join(self._line))
         return self._take_known(char)
 
-    def _looks_raw(self) -> bool | None:
+    def _looks_raw(self, line: str) -> bool | None:
         """Tell whether the line that has begun is not to be wrapped; None: its next character decides."""
         if self._fence:
             return True
-        text = self._line.lstrip(" ")
-        indent = len(self._line) - len(text)
+        text = line.lstrip(" ")
+        indent = len(line) - len(text)
+        if indent > _DEEPEST:
+            return True
         if _UNDECIDED.fullmatch(text):
             return None
         if text[0] in "|\t" or _FENCE.match(text):
@@ -114,11 +121,11 @@ class Prose:
         breakable = self._word and (_is_wide(char) or _is_wide(self._word[-1]))
         if breakable and unicodedata.category(char) not in _NEVER_FIRST:
             shown = self._put_word()  # scripts without spaces are broken anywhere
-        self._word += char
+        self._word.append(char)
         return shown
 
     def _put_word(self) -> str:
-        word, self._word = self._word, ""
+        word, self._word = "".join(self._word), []
         if not word:
             return ""
         spaces, self._spaces = self._spaces, ""
@@ -134,10 +141,11 @@ class Prose:
         return spaces + word
 
     def _end_line(self) -> str:
-        shown = self._take_known(self._line) if self._is_raw is None else ""
+        whole = "".join(self._line)
+        shown = self._take_known(whole) if self._is_raw is None else ""
         shown += self._put_word()
-        self._note_end(self._line)
-        self._line, self._spaces, self._is_raw, self._column, self._hang = "", "", None, 0, 0
+        self._note_end(whole)
+        self._line, self._spaces, self._is_raw, self._column, self._hang = [], "", None, 0, 0
         return shown + "\n"
 
     def _note_end(self, line: str) -> None:

@@ -91,10 +91,7 @@ class SessionTurn:
         self._files.lend()
         with self._calls.person():
             answer = await self._run.questions.ask(question, self.emit)
-        if answer is None:
-            return None
-        self._files.take_back()
-        return answer.text
+        return None if answer is None else answer.text
 
     async def _since(self, decided: Mapping[str, Any]) -> Since:
         before, now = decided["commits"], self._files.commits()

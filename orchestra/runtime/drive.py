@@ -139,7 +139,7 @@ class _Drive:
         )
         redact = pipeline.resolver.redact
         self._log = ObservabilityLogger(connection, self._saver.lock, listener, redact)
-        self._row = SessionRow(connection, self._saver.lock)
+        self._row = SessionRow(connection, self._saver.lock, redact)
         self._compiler = GraphCompiler(pipeline)
         self._graph = self._compiler.compile(self._saver)
         self._standing = Standing(self._graph, self._saver, self._session, pipeline.branches.by_name)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from pathlib import Path
 
+    from orchestra.agents.context import TurnRequest
     from orchestra.agents.meeting import Record
     from orchestra.runtime.conflicts import Unresolved
     from orchestra.runtime.git import GitManager, Worktree
@@ -66,26 +67,34 @@ def is_handed_over(tree: Worktree, record: Record) -> bool:
     return _names(tree.handed_mark, record["commit"])
 
 
-def _names(mark: Path, commit: str) -> bool:
+def _names(mark: Path, what: str) -> bool:
     try:
-        return mark.read_text(encoding="ascii").strip() == commit
+        return mark.read_text(encoding="ascii").strip() == what
     except (OSError, UnicodeDecodeError):
         return False
 
 
-def lend(tree: Worktree, commit: str) -> None:
-    """Note that a person is asked, who may change files meanwhile: until the answer they are taken as found."""
-    tree.lent_mark.write_text(f"{commit}\n", encoding="ascii")
+def lend(tree: Worktree, commit: str, request: TurnRequest) -> None:
+    """Note that a person is asked, who may change files meanwhile: this turn takes them as found.
+
+    The mark speaks of this attempt at this commit only. So it may outlive the answer until a checkpoint names the next
+    commit, and what a person has changed is not lost to a kill before it.
+    """
+    tree.lent_mark.write_text(f"{_lent_at(commit, request)}\n", encoding="ascii")
 
 
 def take_back(tree: Worktree) -> None:
-    """Note that the person has answered: what lies here beyond the next snapshot is nobody's."""
+    """Note that what lies here beyond the commit is nobody's."""
     tree.lent_mark.unlink(missing_ok=True)
 
 
-def is_lent(tree: Worktree, commit: str) -> bool:
-    """Tell whether a person was asked at this very commit and has not answered."""
-    return _names(tree.lent_mark, commit)
+def is_lent(tree: Worktree, commit: str, request: TurnRequest) -> bool:
+    """Tell whether a person was asked in this attempt, at this very commit."""
+    return _names(tree.lent_mark, _lent_at(commit, request))
+
+
+def _lent_at(commit: str, request: TurnRequest) -> str:
+    return f"{commit} {request.node}.{request.number}.{request.attempt}"
 
 
 async def what_is_left(git: GitManager, tree: Worktree, record: Record, files: str) -> str:

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import secrets
+import stat
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -83,11 +84,10 @@ class Inbox:
         """
         path = self._path(question)
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-            return Answer(*(str(value[name]) for name in ("question", "text", "by", "at")))
+            return _answer(_read(path), question)
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError, LookupError) as error:
+        except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
             raise SessionError(
                 f"the answer in {path} can't be read: {error}",
                 code="answer-unreadable",
@@ -140,6 +140,7 @@ class Inbox:
 
     def _place(self, path: Path, content: str) -> bool:
         """Write a file whole and for good, under a name that nobody has taken."""
+        self._directory.mkdir(mode=0o700, exist_ok=True)  # somebody may have tidied up
         beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -156,6 +157,23 @@ class Inbox:
         _sync(self._directory)
         failpoint("answer-given")
         return True
+
+
+def _answer(text: str, question: str) -> Answer:
+    value = json.loads(text)
+    answer = Answer(*(str(value[name]) for name in ("question", "text", "by", "at")))
+    if answer.question != question:
+        raise ValueError(f"it is an answer to {answer.question!r}")
+    return answer
+
+
+def _read(path: Path) -> str:
+    """Read a file, and nothing else that may bear its name: a pipe would be waited for."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(descriptor, encoding="utf-8") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("it is no file")
+        return file.read()
 
 
 def _sync(directory: Path) -> None:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 MAX_TEXT = 20_000
 """Characters of one text in a payload; what is longer is cut, and says so."""
+MAX_SPOKEN = 1_000_000
+"""Characters of what an agent and a person say to each other: who decides on a text must be able to read all of it."""
+SPOKEN = frozenset({"text_delta", "question_asked", "human_turn"})
 MAX_ITEMS = 1_000
 """Items of one list or mapping in a payload."""
 MAX_DEPTH = 20
@@ -135,7 +138,8 @@ class ObservabilityLogger:
         """Log an event; the payload must be JSON."""
         self._seq += 1
         payload = payload or {}
-        event = Event(self._seq, now(), type, node, turn, attempt, _capped(dict(payload), self._redact))
+        most = MAX_SPOKEN if type in SPOKEN else MAX_TEXT
+        event = Event(self._seq, now(), type, node, turn, attempt, _capped(dict(payload), self._redact, most))
         if type == "model_ended":
             self.usage.add(payload)
         self._pending.append(event)
@@ -211,7 +215,7 @@ class ObservabilityLogger:
                 await self.flush()
 
 
-def _capped(value: Any, redact: Callable[[str], str], depth: int = 0) -> Any:
+def _capped(value: Any, redact: Callable[[str], str], most: int, depth: int = 0) -> Any:
     """Make a payload fit for the log: JSON, without secrets, texts and lists cut, nothing that SQLite refuses."""
     if value is None or isinstance(value, bool | int | float):
         return value
@@ -219,17 +223,17 @@ def _capped(value: Any, redact: Callable[[str], str], depth: int = 0) -> Any:
         left = len(value) - MAX_ITEMS
         if isinstance(value, dict):
             pairs = list(value.items())[:MAX_ITEMS]
-            cut = {_text(str(key), redact): _capped(item, redact, depth + 1) for key, item in pairs}
+            cut = {_text(str(key), redact, most): _capped(item, redact, most, depth + 1) for key, item in pairs}
             return cut | {"…": f"{left} more"} if left > 0 else cut
-        items = [_capped(item, redact, depth + 1) for item in value[:MAX_ITEMS]]
+        items = [_capped(item, redact, most, depth + 1) for item in value[:MAX_ITEMS]]
         return [*items, f"… {left} more"] if left > 0 else items
     try:
-        return _text(value if isinstance(value, str) else repr(value), redact)
+        return _text(value if isinstance(value, str) else repr(value), redact, most)
     except RecursionError:
         return f"<{type(value).__name__}, nested too deeply>"
 
 
-def _text(text: str, redact: Callable[[str], str]) -> str:
+def _text(text: str, redact: Callable[[str], str], most: int) -> str:
     # Names of files may hold bytes that are no UTF-8, as lone surrogates.
     text = redact(text).encode("utf-8", "backslashreplace").decode()
-    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}[… {len(text) - MAX_TEXT} characters cut]"
+    return text if len(text) <= most else f"{text[:most]}[… {len(text) - most} characters cut]"

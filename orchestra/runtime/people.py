@@ -96,11 +96,11 @@ async def _until_answered(
             continue
         if said is not None:
             try:
-                given = give(line.strip())
-            except SessionError as error:  # it is too long
-                await channel.tell(f"{error.message}; {error.hint}")
+                is_first = give(line.strip())
+            except SessionError as error:  # too long: the person may say it otherwise
+                await channel.tell(f"{error.message}: {error.hint}")
                 continue
-            if not given:
+            if not is_first:
                 await channel.tell("somebody else has answered already; yours does not count")
             return True
         if line.strip():

@@ -201,7 +201,7 @@ class SlotFiles:
     async def _fill(self, tree: Worktree, commit: str, request: TurnRequest, entry: Mapping[str, Any] | None) -> None:
         """Bring the files to a commit, with the conflict that the turn has to resolve, unless a person has them."""
         record = request.conflict
-        if entry is not None and is_lent(tree, commit):
+        if entry is not None and is_lent(tree, commit, request):
             return
         if record is None or record["repo"] != tree.repository.name:
             await self._put_back(tree, commit, request)

@@ -143,14 +143,18 @@ class Countdown:
         Raises:
             TimeoutError: The time is over.
         """
-        async with asyncio.timeout(self._seconds) as self._limit:
-            yield
+        async with asyncio.timeout(self._seconds) as limit:
+            self._limit = limit
+            try:
+                yield
+            finally:
+                self._limit = None  # a limit that is left can't be moved, and a person may be waited for still
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
         """Count nothing while the body runs."""
         limit, now = self._limit, asyncio.get_running_loop().time
-        when = limit.when() if limit is not None else None
+        when = limit.when() if limit is not None and not limit.expired() else None
         if self._stops == 0 and limit is not None and when is not None:
             self._left = when - now()
             limit.reschedule(None)
@@ -159,6 +163,7 @@ class Countdown:
             yield
         finally:
             self._stops -= 1
+            limit = self._limit
             if self._stops == 0 and limit is not None and self._seconds is not None and not limit.expired():
                 limit.reschedule(now() + self._left)
 

@@ -22,7 +22,7 @@ from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.machine import database_error, is_full
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import aiosqlite
 
@@ -338,11 +338,18 @@ def read_events(files: SessionFiles) -> Iterator[dict[str, Any]]:
 
 
 class SessionRow:
-    """The driver's hand on the session's row; every change is one transaction under the saver's lock."""
+    """The driver's hand on the session's row; every change is one transaction under the saver's lock.
 
-    def __init__(self, connection: aiosqlite.Connection, lock: Any) -> None:
+    Args:
+        connection: The session's writing connection.
+        lock: The saver's lock.
+        redact: Takes secrets out of what agents say.
+    """
+
+    def __init__(self, connection: aiosqlite.Connection, lock: Any, redact: Callable[[str], str] = str) -> None:
         self._connection = connection
         self._lock = lock
+        self._redact = redact
 
     async def create(self, record: SessionRecord) -> None:
         """Write the row of a new session."""
@@ -373,7 +380,7 @@ class SessionRow:
         async with self._lock:
             await self._connection.execute(
                 "UPDATE sessions SET status = ?, updated_at = ?, error = ?, waiting_for = ?",
-                (str(status), now(), _json(error), _json(waiting_for)),
+                (str(status), now(), _json(error), _json(self._without_secrets(waiting_for))),
             )
             await self._connection.commit()
         failpoint("status-written")
@@ -382,9 +389,13 @@ class SessionRow:
         """Write whom a running session waits for."""
         async with self._lock:
             await self._connection.execute(
-                "UPDATE sessions SET updated_at = ?, waiting_for = ?", (now(), _json(waiting_for))
+                "UPDATE sessions SET updated_at = ?, waiting_for = ?",
+                (now(), _json(self._without_secrets(waiting_for))),
             )
             await self._connection.commit()
+
+    def _without_secrets(self, waiting_for: dict[str, Any] | None) -> dict[str, Any] | None:
+        return waiting_for and {**waiting_for, "text": self._redact(waiting_for["text"])}
 
 
 def _json(value: dict[str, Any] | None) -> str | None:

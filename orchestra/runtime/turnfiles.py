@@ -71,12 +71,7 @@ class TurnFiles:
     def lend(self) -> None:
         """Let a person work in the worktrees while an answer is waited for."""
         for name in self._request.writes:
-            lend(self.trees[name], self._now[name].commit)
-
-    def take_back(self) -> None:
-        """Have the worktrees again."""
-        for name in self._request.writes:
-            take_back(self.trees[name])
+            lend(self.trees[name], self._now[name].commit, self._request)
 
     async def rewind(self, snapshot: Snapshot) -> Snapshot:
         """Put the files back to an earlier snapshot of the turn; what lay there is kept as a rescue, and named.
@@ -88,6 +83,7 @@ class TurnFiles:
         update: Snapshot = {}
         for name in self._request.writes:
             entry, now = entries[name], self._now[name]
+            take_back(self.trees[name])
             await self._files.rewind(self.trees[name], self._request, entry)
             if self._conflict_in(name):
                 self._conflict = _conflict_of(self._files.git, self._request, self.trees, entries)
@@ -136,6 +132,8 @@ class TurnFiles:
                 changed.setdefault(self._request.slot(name), {})[name] = entry
             if taken.changed:
                 self._tell_taken(name, taken)
+            else:
+                take_back(self.trees[name])  # else the next checkpoint, which names another commit, makes it void
         return changed
 
     def _tell_taken(self, name: str, taken: Taken) -> None:

@@ -86,9 +86,6 @@ class Watch:
     async def _put_questions(self, channel: Channel) -> bool:
         """Put what is open, and withdraw what others have answered; False: the person has left."""
         unanswered = {question.id: question for question in self._open if self._inbox.answer(question.id) is None}
-        for name, question in unanswered.items():
-            if name not in self._talks:
-                self._talks[name] = asyncio.create_task(self._talk(channel, question))
         for name, talk in list(self._talks.items()):
             if talk.done():
                 if not talk.result():
@@ -96,6 +93,9 @@ class Watch:
             elif name not in unanswered:
                 await _end(talk)
                 del self._talks[name]
+        for name, question in unanswered.items():
+            if name not in self._talks:
+                self._talks[name] = asyncio.create_task(self._talk(channel, question))
         return True
 
     async def _talk(self, channel: Channel, question: Question) -> bool:

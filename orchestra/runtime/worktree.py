@@ -139,7 +139,8 @@ class WorktreeManager:
         """Write the files; only where no agent has worked since the directory was made."""
         worktree.index.unlink(missing_ok=True)
         worktree.setup_mark.unlink(missing_ok=True)
-        worktree.handed_mark.unlink(missing_ok=True)  # what a person had of a conflict here is gone, too
+        for mark in (worktree.handed_mark, worktree.lent_mark):
+            mark.unlink(missing_ok=True)  # what a person had here is gone, too
         self._git.index_trees.pop(worktree.index, None)
         point_head(worktree, commit)
         async with self._checkouts:

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
     from tests.conftest import Workshop
 
-PROMPT = "talker> "
+PROMPT = "talker>\n/approve  /reject"
+"""An empty prompt, with the bar below it."""
 
 
 class Opener:
@@ -148,7 +149,7 @@ def test_several_look_on_and_see_the_same(workshop: Workshop, open_terminal: Ope
     answering.shows("Second.")
     for terminal in watching:
         terminal.shows("First.", "by attach> go on", "Second.")
-        assert PROMPT not in terminal.display
+        assert "talker>" not in terminal.display
     answering.type("/done", ENTER)
 
     assert [terminal.exit_code() for terminal in (answering, *watching)] == [0, 0, 0]
@@ -333,13 +334,13 @@ def test_who_only_looks_on_answers_nothing_and_is_nobody_to_wait_for(workshop: W
 
 def test_one_answer_reaches_each_of_two_that_ask_at_once(workshop: Workshop, open_terminal: Opener) -> None:
     run = open_terminal("run", two_talkers(workshop))
-    run.shows("left> ")
+    run.shows("left>")
     session = session_of(workshop)
     attached = open_terminal("attach", session)
-    attached.shows("left> ", "1 more waits: right")
+    attached.shows("left>", "1 more waits: right")
 
     attached.type("/approve", ENTER)
-    attached.shows("right> ")
+    attached.shows("right>")
     attached.type("/reject no", ENTER)
 
     assert (run.exit_code(), attached.exit_code()) == (0, 0)

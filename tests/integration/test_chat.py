@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,12 +17,14 @@ from orchestra.errors import SessionError
 from orchestra.graph.project import find_project
 from orchestra.graph.resolve import load_and_resolve
 from orchestra.runtime.asking import open_questions
-from orchestra.runtime.inbox import Inbox
+from orchestra.runtime.inbox import MAX_ANSWER, Inbox
 from orchestra.runtime.session import SessionManager
 from orchestra.runtime.store import SessionRecord, find_session, list_sessions, read_session
 from orchestra.testing import ScriptedPerson
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from orchestra.agents.conversation import Question
     from tests.conftest import Workshop
 
@@ -390,3 +395,104 @@ async def test_what_the_agent_writes_is_logged_while_it_writes(workshop: Worksho
     first = kinds.index("text_delta")
     assert "".join(event.payload["text"] for event in workshop.events if event.type == "text_delta") == "First."
     assert first < kinds.index("question_asked")
+
+
+def worktree(workshop: Workshop, session: str) -> Path:
+    return workshop.repo.path / ".orchestra/worktrees" / session / "_session"
+
+
+async def test_a_kill_before_the_answers_checkpoint_does_not_take_the_persons_files_away(workshop: Workshop) -> None:
+    paused = await workshop.run(workshop.pipeline(talk(), script=THREE))
+    session = paused.record.session_id
+    (worktree(workshop, session) / "a.txt").write_text("mine\n")
+    (question,) = open_questions(paused.record.files)
+    assert Inbox(paused.record.files).give(question.id, "/approve", by="respond")
+
+    assert workshop.cli("resume", session, ORCHESTRA_FAILPOINT="snapshot-taken").returncode == -9
+    result = await workshop.resume(session)
+
+    assert workshop.repo.git("show", f"{result.commits['repo']}:a.txt") == "mine"
+    assert result.agent_outputs["talker"]["commits"] == result.commits
+
+
+async def test_files_that_are_gone_while_somebody_is_asked_come_back(workshop: Workshop) -> None:
+    paused = await workshop.run(workshop.pipeline(talk(), script=THREE))
+    shutil.rmtree(worktree(workshop, paused.record.session_id))
+
+    result = await workshop.resume(paused.record.session_id, channels=[Person("/approve")])
+
+    assert workshop.repo.git("show", f"{result.commits['repo']}:a.txt") == "one"
+
+
+async def test_what_a_kill_leaves_of_another_turn_is_not_taken_for_a_persons(workshop: Workshop) -> None:
+    pipeline = talk(
+        edges=[{"from": "START", "to": "talker"}, {"from": "talker", "to": "fixer"}, {"from": "fixer", "to": "END"}],
+        when_absent="finish",
+    )
+    pipeline["agents"]["fixer"] = {"task": {"template": "Fix."}, "model": "m", "tools": ["shell"]}
+    add = {"tools": [{"name": "repo:shell", "args": {"command": "echo once >> fix.txt"}}]}
+    script = {"talker": [[{"text": "Look."}]], "fixer": [[add, {"text": "Fixed."}]]}
+    person = Hesitant()
+    drive = asyncio.ensure_future(workshop.run(workshop.pipeline(pipeline, script=script), channels=[person]))
+    await person.here.wait()
+    drive.cancel()
+    session = (await drive).record.session_id
+
+    # Nobody is there any more: the talker ends, at the commit at which it asked, and so does the fixer begin.
+    assert workshop.cli("resume", session, ORCHESTRA_FAILPOINT="tool-ended:2").returncode == -9
+    assert (worktree(workshop, session) / "fix.txt").exists()
+    result = await workshop.resume(session)
+
+    assert workshop.repo.git("show", f"{result.commits['repo']}:fix.txt") == "once"
+
+
+async def test_a_session_with_a_time_limit_that_is_stopped_while_it_asks_pauses(workshop: Workshop) -> None:
+    person = Hesitant()
+    limited = talk() | {"limits": {"timeout": 50}}
+    drive = asyncio.ensure_future(workshop.run(workshop.pipeline(limited, script=THREE), channels=[person]))
+    await person.here.wait()
+    drive.cancel()
+
+    assert (await drive).record.status == "paused"
+
+
+async def test_an_answer_that_is_too_long_is_refused_and_may_be_given_otherwise(workshop: Workshop) -> None:
+    person = Person("x" * (MAX_ANSWER + 1), "/done")
+
+    result = await workshop.run(workshop.pipeline(talk(), script=THREE), channels=[person])
+
+    assert result.record.status == "completed"
+    assert "1,000,000 are the most" in person.told[0]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "directory", "link", "no JSON", "a list", "to another question"])
+async def test_what_lies_in_the_place_of_an_answer_and_is_none_is_named(workshop: Workshop, kind: str) -> None:
+    paused = await workshop.run(workshop.pipeline(talk(), script=THREE))
+    (question,) = open_questions(paused.record.files)
+    place = paused.record.files.inbox / f"{question.id}.json"
+    match kind:
+        case "pipe":
+            os.mkfifo(place)
+        case "directory":
+            place.mkdir()
+        case "link":
+            place.symlink_to(workshop.repo.path / "app.py")
+        case "to another question":
+            place.write_text(json.dumps({"question": "other.1.1.0", "text": "/approve", "by": "x", "at": ""}))
+        case _:
+            place.write_text({"no JSON": "{", "a list": "[1]"}[kind])
+
+    async with asyncio.timeout(30):
+        result = await workshop.resume(paused.record.session_id, channels=[Person("/approve")])
+
+    assert result.record.error is not None
+    assert result.record.error["code"] == "answer-unreadable"
+
+
+async def test_an_inbox_that_was_removed_is_made_again(workshop: Workshop) -> None:
+    paused = await workshop.run(workshop.pipeline(talk(), script=THREE))
+    shutil.rmtree(paused.record.files.inbox)
+
+    result = await workshop.resume(paused.record.session_id, channels=[Person("/approve")])
+
+    assert result.agent_outputs["talker"]["decision"] == "approve"
