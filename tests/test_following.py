@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestra.cli.progress import QUIET
+from orchestra.graph.project import Project
 from orchestra.runtime.following import follow, read_history
+from orchestra.runtime.session import SessionManager
 from orchestra.runtime.store import find_session, open_readonly, read_events, read_session
 from tests.processes import exit_code, fork, until
 from tests.session_support import agent, chain, database, events, resume_and_kill, run_and_kill, says, writes
@@ -175,6 +177,13 @@ async def test_a_question_that_nobody_will_answer_any_more_is_left_out_of_the_pa
         "human_turn",
     ]
     assert asked(workshop, session) == []
+
+
+async def test_the_last_words_of_a_session_are_shown_though_nobody_has_answered_them(workshop: Workshop) -> None:
+    session = (await workshop.run(talk(workshop))).record.session_id
+    await SessionManager(Project(workshop.repo.path)).cancel(find_session(workshop.repo.path, session))
+
+    assert "First." in [event.payload.get("text") for event in history(workshop, session).events]
 
 
 async def test_a_reply_that_is_being_written_is_there_as_far_as_it_goes(workshop: Workshop) -> None:
