@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestra.cli.progress import QUIET
+from orchestra.graph.project import Project
 from orchestra.runtime.following import follow, read_history
+from orchestra.runtime.session import SessionManager
 from orchestra.runtime.store import find_session, open_readonly, read_events, read_session
 from tests.processes import exit_code, fork, until
 from tests.session_support import agent, chain, database, events, resume_and_kill, run_and_kill, says, writes
@@ -41,6 +43,17 @@ async def followed(files: SessionFiles, after: int = 0) -> list[int]:
         async for found in looks:
             seen += [event.seq for event in found]
     return seen
+
+
+def log(workshop: Workshop, session: str, *entries: tuple[str, str], attempt: int = 1) -> None:
+    """Write events of the talker's first turn, as a driver does."""
+    with closing(sqlite3.connect(database(workshop, session))) as connection:
+        for kind, payload in entries:
+            connection.execute(
+                "INSERT INTO events (time, node, turn, attempt, type, payload) VALUES ('', 'talker', 1, ?, ?, ?)",
+                (attempt, kind, payload),
+            )
+        connection.commit()
 
 
 def history(workshop: Workshop, session: str, *, lines: int = 20, talks: int = 10) -> History:
@@ -166,20 +179,31 @@ async def test_a_question_that_nobody_will_answer_any_more_is_left_out_of_the_pa
     assert asked(workshop, session) == []
 
 
+async def test_the_last_words_of_a_session_are_shown_though_nobody_has_answered_them(workshop: Workshop) -> None:
+    session = (await workshop.run(talk(workshop))).record.session_id
+    await SessionManager(Project(workshop.repo.path)).cancel(find_session(workshop.repo.path, session))
+
+    assert "First." in [event.payload.get("text") for event in history(workshop, session).events]
+
+
 async def test_a_reply_that_is_being_written_is_there_as_far_as_it_goes(workshop: Workshop) -> None:
     session = (await workshop.run(talk(workshop))).record.session_id
-    with closing(sqlite3.connect(database(workshop, session))) as connection:
-        for kind, payload in (("model_started", "{}"), *(("text_delta", f'{{"text": "{n} "}}') for n in range(3))):
-            connection.execute(
-                "INSERT INTO events (time, node, turn, attempt, type, payload) VALUES ('', 'talker', 1, 1, ?, ?)",
-                (kind, payload),
-            )
-        connection.commit()
+    pieces = [("text_delta", f'{{"text": "{number} "}}') for number in range(3)]
+    log(workshop, session, ("model_started", "{}"), *pieces)
 
     past = history(workshop, session, lines=0, talks=0)
 
     assert [event.type for event in past.events] == ["model_started", *["text_delta"] * 3]
     assert "".join(event.payload["text"] for event in past.events[1:]) == "0 1 2 "
+
+
+@pytest.mark.parametrize(("attempt", "expected"), [(1, ["First."]), (2, [])])
+async def test_a_turn_that_begins_anew_asks_anew(workshop: Workshop, attempt: int, expected: list[str]) -> None:
+    session = (await workshop.run(talk(workshop))).record.session_id
+
+    log(workshop, session, ("turn_started", "{}"), attempt=attempt)
+
+    assert [question.text for question in asked(workshop, session)] == expected
 
 
 @pytest.mark.parametrize("talks", [1, 2])

@@ -94,6 +94,9 @@ graph: [{from: START, to: a}, {from: a, to: END}]
         modules = loaded_by(*command, cwd=cwd, code=0)
         assert heavy(modules) == set(), command
         assert "yaml" not in modules, command
+    # It asks git which branches there are, and measures what it shows.
+    assert heavy(loaded_by("attach", session, "--read-only", cwd=cwd, code=0)) == {"asyncio", "rich"}
+    assert heavy(loaded_by("respond", session, cwd=cwd, code=0)) == set()
 
 
 @pytest.mark.parametrize("args", [[], ["pr-review"]], ids=" ".join)

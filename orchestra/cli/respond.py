@@ -12,13 +12,7 @@ from orchestra.cli.options import JsonOption, QuietOption, print_json
 from orchestra.errors import SessionBusyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from orchestra.agents.conversation import Question
-    from orchestra.cli.driving import Session
-    from orchestra.runtime.drive import SessionResult
-    from orchestra.runtime.observability import Event
-    from orchestra.runtime.people import Channel
     from orchestra.runtime.responding import Asked, Outcome
     from orchestra.runtime.store import SessionFiles
 
@@ -89,16 +83,8 @@ def _text(asked: Asked) -> str:
 def _go_on(root: Path, files: SessionFiles, given: Question, *, json: bool, quiet: bool) -> None:
     """Have the session go on with an answer: by whoever drives it, else by this process."""
     from orchestra.cli.driving import drive
+    from orchestra.cli.resume import resuming
     from orchestra.runtime.responding import Outcome, wait_until_taken
-
-    def prepare() -> Session:
-        from orchestra.graph.project import Project
-        from orchestra.runtime.session import SessionManager
-
-        async def resume(listener: Callable[[Event], None], channels: Sequence[Channel]) -> SessionResult:
-            return await SessionManager(Project(root), listener, channels).resume(files)
-
-        return resume
 
     while True:
         try:
@@ -110,7 +96,9 @@ def _go_on(root: Path, files: SessionFiles, given: Question, *, json: bool, quie
             _tell(files, given, outcome, json=json, quiet=quiet)
             return
         try:
-            drive(prepare, json=json, quiet=quiet, people=lambda _: ())  # it has said what it had to say
+            drive(
+                lambda: resuming(root, files), json=json, quiet=quiet, people=lambda _: ()
+            )  # it has said what it had to say
         except SessionBusyError:
             continue  # somebody else goes on with it
         return

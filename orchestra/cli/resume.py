@@ -47,20 +47,25 @@ def resume_command(
             files = find_session(root, session)
         except SessionError as error:
             raise (_deleted(root, session) if error.code == "unknown-session" else None) or error from None
-        from orchestra.graph.project import Project
-        from orchestra.runtime.session import SessionManager
-
-        async def go_on(listener: Callable[[Event], None], channels: Sequence[Channel]) -> SessionResult:
-            try:
-                return await SessionManager(Project(root), listener, channels).resume(files)
-            except SessionError as error:
-                if error.code == "repo-moved":
-                    error.hint = _way_back(files) or error.hint
-                raise
-
-        return go_on
+        return resuming(root, files)
 
     drive(prepare, json=json, quiet=quiet)
+
+
+def resuming(root: Path, files: SessionFiles) -> Session:
+    """Return what goes on with a session, for `drive`."""
+    from orchestra.graph.project import Project
+    from orchestra.runtime.session import SessionManager
+
+    async def go_on(listener: Callable[[Event], None], channels: Sequence[Channel]) -> SessionResult:
+        try:
+            return await SessionManager(Project(root), listener, channels).resume(files)
+        except SessionError as error:
+            if error.code == "repo-moved":
+                error.hint = _way_back(files) or error.hint
+            raise
+
+    return go_on
 
 
 def _deleted(root: Path, session: str) -> SessionError | None:

@@ -24,20 +24,20 @@ def open_questions(files: SessionFiles) -> list[Question]:
         return []
     with open_readonly(files) as connection:
         rows = connection.execute(
-            "SELECT node, turn, type, payload FROM events WHERE type IN"
-            " ('question_asked', 'human_turn', 'turn_ended', 'turn_failed') ORDER BY seq"
+            "SELECT node, turn, attempt, type, payload FROM events WHERE type IN"
+            " ('question_asked', 'human_turn', 'turn_started', 'turn_ended', 'turn_failed') ORDER BY seq"
         ).fetchall()
-        waiting: dict[tuple[str, int], Question] = {}
-        for node, turn, kind, payload in rows:
+        waiting: dict[tuple[str, int], tuple[Question, int]] = {}
+        for node, turn, attempt, kind, payload in rows:
+            known, asked_in = waiting.get((node, turn), (None, attempt))
             if kind == "question_asked":
                 question = Question.from_json(json.loads(payload))
-                known = waiting.get((node, turn))
                 if known is None or known.id != question.id:
                     waiting.pop((node, turn), None)
-                    waiting[node, turn] = question
-            elif kind != "human_turn" or _is_of(waiting.get((node, turn)), payload):
+                    waiting[node, turn] = question, attempt
+            elif _is_over(kind, payload, known, same_attempt=attempt == asked_in):
                 waiting.pop((node, turn), None)
-        return list(waiting.values())
+        return [question for question, _ in waiting.values()]
 
 
 def how_it_stands(files: SessionFiles, question: str) -> str | None:
@@ -51,5 +51,11 @@ def how_it_stands(files: SessionFiles, question: str) -> str | None:
         return None if row is None else str(row["type"])
 
 
-def _is_of(question: Question | None, payload: str) -> bool:
-    return question is not None and question.id == json.loads(payload)["question"]
+def _is_over(kind: str, payload: str, question: Question | None, *, same_attempt: bool) -> bool:
+    """Tell whether a question is not open any more after an event of its turn."""
+    match kind:
+        case "human_turn":
+            return question is not None and question.id == json.loads(payload)["question"]
+        case "turn_started":
+            return not same_attempt  # it has begun anew, and will ask anew
+    return True

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from orchestra.runtime.asking import open_questions
 from orchestra.runtime.driver_lock import is_driven
 from orchestra.runtime.observability import Event
-from orchestra.runtime.store import open_readonly
+from orchestra.runtime.store import ENDED, open_readonly, read_session
 
 if TYPE_CHECKING:
     import sqlite3
@@ -57,10 +57,11 @@ def read_history(files: SessionFiles, *, quiet: Collection[str], lines: int, tal
     Raises:
         SessionError: The session's database can't be read.
     """
+    is_over = read_session(files).status in ENDED
     still_open = {question.id for question in open_questions(files)}
     with open_readonly(files) as connection:
         rows = connection.execute("SELECT seq, node, type FROM events ORDER BY seq").fetchall()
-        told = _told_once(connection, still_open)
+        told = _told_once(connection, None if is_over else still_open)
         others = [row["seq"] for row in rows if row["type"] not in {*_TALK, "text_delta", *quiet}]
         kept = {*_last(others, lines), *(seq for talk in _last(told, talks) for seq in talk)}
         left_out = len(others) + sum(map(len, told)) - len(kept)
@@ -75,10 +76,10 @@ def _last(items: Sequence[Item], count: int) -> Sequence[Item]:
     return items[max(len(items) - count, 0) :]
 
 
-def _told_once(connection: sqlite3.Connection, still_open: Collection[str]) -> list[list[int]]:
+def _told_once(connection: sqlite3.Connection, still_open: Collection[str] | None) -> list[list[int]]:
     """Return for each question the numbers of its events: once asked, once answered.
 
-    Without those that nobody has answered or will answer.
+    Without those that nobody has answered or will answer; unless the session is over (None): they are its last words.
     """
     rows = connection.execute(
         "SELECT seq, type, coalesce(payload ->> 'question', payload ->> 'id') AS id FROM events"
@@ -87,7 +88,7 @@ def _told_once(connection: sqlite3.Connection, still_open: Collection[str]) -> l
     answered = {row["id"] for row in rows if row["type"] == "human_turn"}
     talks: dict[str, dict[str, int]] = {}
     for row in rows:
-        if row["id"] in answered or row["id"] in still_open:
+        if still_open is None or row["id"] in answered or row["id"] in still_open:
             talks.setdefault(row["id"], {}).setdefault(row["type"], row["seq"])
     return [[*talk.values()] for talk in talks.values()]
 
