@@ -98,6 +98,11 @@ def _changes(value: Mapping[str, Any] | None) -> Changes:
     return Changes({str(repo): (str(before), str(after)) for repo, (before, after) in repos.items()})
 
 
+def attempt_id(agent: str, turn: int, attempt: int) -> str:
+    """Return what the ids of all questions of an attempt begin with: a turn that starts anew has a new conversation."""
+    return f"{agent}.{turn}.{attempt}"
+
+
 @dataclass(frozen=True, slots=True)
 class Said:
     """What a person has said, understood."""
