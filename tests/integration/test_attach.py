@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import Workshop
 
-PROMPT = "talker>\n/approve  /reject"
+PROMPT = "talker>\n/help  /approve"
 """An empty prompt, with the bar below it."""
 
 
