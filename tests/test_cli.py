@@ -513,6 +513,14 @@ def test_json_stays_the_same_document() -> None:
     assert "é" in text
 
 
+@pytest.mark.parametrize("payload", [{}, {"message": 1}, {"paths": ["a"], "agents": 5, "waits_for": "x", "targets": 1}])
+@pytest.mark.parametrize("kind", ["turn_failed", "conflict", "session_stopping", "condition_chose", "turn_committed"])
+def test_a_damaged_event_is_shown_as_it_is_and_steers_no_terminal(kind: str, payload: dict[str, Any]) -> None:
+    line = line_of("2026-01-01T1\x1bc:00:00", kind, "a\x1b[2J", 1, payload)
+    assert "\x1b" not in line
+    assert line.startswith(r"1\x1bc")
+
+
 def test_a_line_of_the_log_is_one_line() -> None:
     line = line_of("2026-01-01T10:00:00", "model_failed", "a", 2, {"message": "one\ntwo\r\x1b[2J" + "x" * 500})
     assert line.startswith("10:00:00  a (2)")

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestra.cli.progress import QUIET
+from orchestra.errors import SessionError
 from orchestra.graph.project import Project
+from orchestra.runtime.asking import open_questions
 from orchestra.runtime.following import follow, read_history
 from orchestra.runtime.session import SessionManager
 from orchestra.runtime.store import find_session, open_readonly, read_events, read_session
@@ -97,6 +99,23 @@ def test_the_end_of_a_killed_driver_is_the_end(workshop: Workshop) -> None:
     assert exit_code(driver) == -signal.SIGKILL
     assert seen == [event["seq"] for event in read_events(files)]
     assert read_session(files).status == "interrupted"
+
+
+@pytest.mark.parametrize("payload", ["[]", "null", '"text"', "5"])
+async def test_an_event_that_is_no_object_is_a_damaged_database(workshop: Workshop, payload: str) -> None:
+    result = await workshop.run(talk(workshop))
+    session = result.record.session_id
+    log(workshop, session, ("question_asked", payload))
+
+    files = result.record.files
+    for read in (
+        lambda: history(workshop, session),
+        lambda: open_questions(files),
+        lambda: list(read_events(files)),
+    ):
+        with pytest.raises(SessionError) as caught:
+            read()
+        assert caught.value.code == "database-unreadable"
 
 
 async def test_who_looks_at_a_session_at_rest_leaves_nothing_beside_its_database(workshop: Workshop) -> None:

@@ -163,6 +163,17 @@ class TestAQuestion:
         show.asks("critic", "What\x1b[2J now?")
         assert show.text == "── critic ──\nWhat\\x1b[2J now?\n"
 
+    def test_a_name_in_somebody_elses_log_steers_no_terminal(self, show: InFile) -> None:
+        name = "critic\x1b]0;pwned\x07\x9b2J"
+        show.says(name, "Now?")
+        question = show.asks(name, "What now?", 2)
+        show.event("turn_started", "other\x1b[2J", 3)
+        show.says("third", "Me.")
+        show.answered(question, "yes")
+        assert show.text.count(r"critic\x1b]0;pwned\x07\x9b2J") == 4
+        assert r"other\x1b[2J (3)" in show.text
+        assert not {"\x1b", "\x07", "\x9b"} & set(show.text)
+
     def test_what_the_agent_said_before_an_undo_is_shown_again_with_the_reason(self, show: InFile) -> None:
         show.says("critic", "First.")
         show.asks("critic", "First.")

@@ -59,5 +59,10 @@ def _text(session: str, kept: Kept, *, is_new: bool) -> str:
     for repo, branch in kept.branches.items():
         lines += [f"branch of {repo}: {branch}", f"  git log -p {branch}"]
     lines += [f"worktree of {repo}: {path}" for repo, paths in kept.worktrees.items() for path in paths]
-    lines.append("it can't be resumed; " + ("these stay" if kept.branches or kept.worktrees else "it has left nothing"))
+    lines += [
+        f"{repo} is not at {path} any more; what the session has made there stays" for repo, path in kept.unseen.items()
+    ]
+    has_left = bool(kept.branches or kept.worktrees)
+    what = "; these stay" if has_left else "" if kept.unseen else "; it has left nothing"
+    lines.append(f"it can't be resumed{what}")
     return "".join(f"{escape(line)}\n" for line in lines)

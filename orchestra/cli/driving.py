@@ -65,7 +65,8 @@ def drive(
             if json and started:  # stdout is one document, also when the session fails (DESIGN §8)
                 signals.last_words = None
                 session_id = error.session_id if isinstance(error, OrchestraError) else None
-                print_json(failed_document(Status.FAILED, kind, str(error) or type(error).__name__, session=session_id))
+                status = Status.CANCELLED if kind == "cancelled" else Status.FAILED
+                print_json(failed_document(status, kind, str(error) or type(error).__name__, session=session_id))
             raise
 
     with stop_signals() as signals:

@@ -14,15 +14,19 @@ def line_of(
     time: str, kind: str, node: str | None, turn: int | None, payload: Mapping[str, Any], *, full: bool = False
 ) -> str:
     """Return the line of an event; nothing in it can steer a terminal."""
-    who = "" if node is None else node if turn in (None, 1) else f"{node} ({turn})"
-    what = _what(kind, payload)
+    who = escape("" if node is None else node if turn in (None, 1) else f"{node} ({turn})")
+    try:
+        what = _what(kind, payload)
+    except (LookupError, TypeError, ValueError, AttributeError):  # a damaged log, or one of somebody else
+        what = None
     if what is None or full:
         details = ", ".join(f"{key} {value}" for key, value in payload.items() if value not in (None, "", [], {}))
         what = f"{kind.replace('_', ' ')} {details}".strip()
     text = escape(" ".join(what.splitlines()))
     width = 2000 if full or kind in {"note", "warning"} else 160
     text = text if len(text) <= width else f"{text[: width - 1]}…"
-    return f"{time[11:19]}  {who:<24}  {text}" if who else f"{time[11:19]}  {text}"
+    clock = escape(time[11:19])
+    return f"{clock}  {who:<24}  {text}" if who else f"{clock}  {text}"
 
 
 def _what(kind: str, payload: Mapping[str, Any]) -> str | None:  # noqa: C901, PLR0911, PLR0912 - a table of kinds

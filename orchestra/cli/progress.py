@@ -84,18 +84,17 @@ class Progress:
         usage = record.usage
         cost = "unknown cost" if usage["cost_usd"] is None else f"${usage['cost_usd']:.4f}"
         tokens = f"{usage['input_tokens']:,} tokens in, {usage['output_tokens']:,} out"
-        lines = [
-            f"\n{record.status}: session {record.session_id}, {usage['model_calls']} model calls, {tokens}, {cost}"
-        ]
+        session = escape(record.session_id)
+        lines = [f"\n{record.status}: session {session}, {usage['model_calls']} model calls, {tokens}, {cost}"]
         lines += [_decided(name, value) for name, value in decisions.items() if _says_something(value)]
         if record.error:
-            lines.append(f"error[{record.error['code']}]: {escape(record.error['message'], keep_lines=True)}")
+            lines.append(escape(f"error[{record.error['code']}]: {record.error['message']}", keep_lines=True))
             if record.error.get("hint"):
                 lines.append(f"hint: {escape(record.error['hint'], keep_lines=True)}")
         if record.waiting_for:
             agent, text = record.waiting_for["agent"], record.waiting_for["text"]
             shown = "" if self.transcript.has_shown(text) else f":\n{escape_prose(text)}"
-            lines.append(f"{agent} waits for you{shown}")
+            lines.append(f"{escape(agent)} waits for you{shown}")
         for conflict in conflicts:
             by = f"resolved by {conflict['resolved_by']}" if conflict["resolved_by"] else "not resolved by an agent"
             agents = " and ".join(conflict["agents"])
@@ -104,11 +103,11 @@ class Progress:
             )
         for repo, branch in branches.items():
             # The command has a line of its own: a narrow terminal would break a longer one in the branch's name.
-            lines += [f"branch of {repo}: {branch}", f"  git log -p {branch}"]
+            lines += [escape(f"branch of {repo}: {branch}"), escape(f"  git log -p {branch}")]
         if onward := commands(record):
-            lines.append(f"go on with: {onward[0]}")
-            lines += [f"or answer with: {command}" for command in onward[1:]]
-        lines.append(f"look back with: orchestra log {record.session_id}")
+            lines.append(escape(f"go on with: {onward[0]}"))
+            lines += [escape(f"or answer with: {command}") for command in onward[1:]]
+        lines.append(f"look back with: orchestra log {session}")
         return "\n".join(lines) + "\n"
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TextIO
 from orchestra.agents.conversation import UnknownCommandError, understand
 from orchestra.cli.lines import Interrupted, open_lines
 from orchestra.cli.pager import page
-from orchestra.cli.render import escape_prose
+from orchestra.cli.render import escape, escape_prose
 from orchestra.cli.transcript import label
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class TerminalChannel:
     def _toolbar(self) -> str:
         if not self._waiting:
             return _COMMANDS
-        names = ", ".join(question.agent for question in self._waiting)
+        names = ", ".join(escape(question.agent) for question in self._waiting)
         return f"{len(self._waiting)} more wait{'s' * (len(self._waiting) == 1)}: {names}   {_COMMANDS}"
 
     def _refresh(self) -> None:

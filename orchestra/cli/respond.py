@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orchestra.cli.options import JsonOption, QuietOption, print_json
-from orchestra.errors import SessionBusyError
+from orchestra.errors import OrchestraError, SessionBusyError, SessionError
 
 if TYPE_CHECKING:
     from orchestra.agents.conversation import Question
@@ -49,8 +50,28 @@ def respond_command(
         return
     from orchestra.runtime.responding import respond
 
-    given = respond(files, sys.stdin.read() if text == "-" else text, agent=agent, question=question)
+    try:
+        given = respond(files, sys.stdin.read() if text == "-" else text, agent=agent, question=question)
+    except (OrchestraError, OSError) as error:
+        if json:
+            _print_refusal(files, error)
+        raise
     _go_on(root, files, given, json=json, quiet=quiet)
+
+
+def _print_refusal(files: SessionFiles, error: OrchestraError | OSError) -> None:
+    """Print the document of an answer that was right and does not count (exit 1, DESIGN §8)."""
+    from orchestra.cli.driving import failed_document
+    from orchestra.runtime.machine import machine_error
+    from orchestra.runtime.store import read_session
+
+    named = error if isinstance(error, OrchestraError) else machine_error(error)
+    if named is None or named.exit_code != 1:
+        return
+    with suppress(SessionError):  # its database can't be read: that is the error, then
+        record = read_session(files)
+        document = failed_document(record.status, named.code, named.message, session=record.session_id)
+        print_json({**document, "pipeline": record.pipeline, "waiting_for": record.waiting_for})
 
 
 def _show(files: SessionFiles, *, json: bool) -> None:
@@ -64,7 +85,7 @@ def _show(files: SessionFiles, *, json: bool) -> None:
 
 
 def _text(asked: Asked) -> str:
-    from orchestra.cli.onward import answers
+    from orchestra.cli.onward import answers, unanswered
     from orchestra.cli.render import escape_prose
 
     record = asked.record
@@ -76,7 +97,10 @@ def _text(asked: Asked) -> str:
     for question in asked.questions:
         note = f"\n\n({question.note})" if question.note else ""
         parts.append(f"{question.agent} asks ({question.id}):\n\n{question.text}{note}\n")
-    ways = [f"answer with: {command}" for command in answers(record.session_id, asked.questions)]
+    open_ones = unanswered(record.files)
+    ways = [f"answer with: {command}" for command in answers(record.session_id, open_ones)]
+    if not open_ones:
+        ways = [f"answered; goes on with: orchestra resume {record.session_id}"]
     return escape_prose("\n".join([*parts, *ways]) + "\n")
 
 
@@ -91,6 +115,8 @@ def _go_on(root: Path, files: SessionFiles, given: Question, *, json: bool, quie
             outcome = wait_until_taken(files, given)
         except KeyboardInterrupt:
             sys.stderr.write(f"the answer is given; `orchestra resume {files.session_id}` goes on with it\n")
+            if json:
+                _print_answered(files, given)
             raise typer.Exit(130) from None
         if outcome is not Outcome.FREE:
             _tell(files, given, outcome, json=json, quiet=quiet)
@@ -104,17 +130,22 @@ def _go_on(root: Path, files: SessionFiles, given: Question, *, json: bool, quie
         return
 
 
-def _tell(files: SessionFiles, given: Question, outcome: Outcome, *, json: bool, quiet: bool) -> None:
-    from orchestra.runtime.responding import Outcome
+def _print_answered(files: SessionFiles, given: Question) -> None:
     from orchestra.runtime.store import read_session
 
     record = read_session(files)
+    waiting_for = record.waiting_for
+    document = {"session_id": record.session_id, "status": str(record.status), "waiting_for": waiting_for}
+    print_json({**document, "answered": given.id})
+
+
+def _tell(files: SessionFiles, given: Question, outcome: Outcome, *, json: bool, quiet: bool) -> None:
+    from orchestra.runtime.responding import Outcome
+
     if json:
-        waiting_for = record.waiting_for
-        document = {"session_id": record.session_id, "status": str(record.status), "waiting_for": waiting_for}
-        print_json({**document, "answered": given.id})
+        _print_answered(files, given)
     if not quiet:
         whoever = "the process that drives the session"
         goes_on = f"{whoever} goes on with it"
         what = goes_on if outcome is Outcome.TAKEN else f"{whoever} has not taken it up yet"
-        sys.stderr.write(f"{given.agent} is answered; {what}\nwatch it with: orchestra attach {record.session_id}\n")
+        sys.stderr.write(f"{given.agent} is answered; {what}\nwatch it with: orchestra attach {files.session_id}\n")

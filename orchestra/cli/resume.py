@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestra.cli.options import JsonOption, QuietOption
-from orchestra.errors import SessionError
+from orchestra.errors import OrchestraError, SessionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,7 +60,8 @@ def resuming(root: Path, files: SessionFiles) -> Session:
     async def go_on(listener: Callable[[Event], None], channels: Sequence[Channel]) -> SessionResult:
         try:
             return await SessionManager(Project(root), listener, channels).resume(files)
-        except SessionError as error:
+        except OrchestraError as error:
+            error.session_id = error.session_id or files.session_id
             if error.code == "repo-moved":
                 error.hint = _way_back(files) or error.hint
             raise

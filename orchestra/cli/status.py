@@ -91,7 +91,7 @@ def _details(record: SessionRecord) -> str:
         branch = f", branch {repo['branch']}" if repo["branch"] else ""
         lines.append(escape(f"repo      {name}: {repo['path']}{branch}"))
     if record.error:
-        lines.append(f"error     {record.error['code']}: {escape(record.error['message'], keep_lines=True)}")
+        lines.append(escape(f"error     {record.error['code']}: {record.error['message']}", keep_lines=True))
     waits = [(question.agent, question.text) for question in open_questions(record.files)]
     if record.waiting_for and not waits:  # not for an answer
         waits = [(record.waiting_for["agent"], record.waiting_for["text"])]

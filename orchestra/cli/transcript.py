@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from orchestra.agents.conversation import Question
 from orchestra.cli.floor import Floor, Speaker
 from orchestra.cli.prose import Prose
-from orchestra.cli.render import escape_prose
+from orchestra.cli.render import escape, escape_prose
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -199,7 +199,7 @@ class Transcript:
     def _break_off(self, agent: _Agent) -> None:
         if agent.prose is not None:
             self._end(agent)
-            self._line(f"[{agent.name}'s answer broke off here; it is asked for again]")
+            self._line(f"[{escape(agent.name)}'s answer broke off here; it is asked for again]")
             agent.said = ""
         agent.keeps = False
         self._floor.pass_on()
@@ -241,7 +241,7 @@ class Transcript:
 
     def _show_answer(self, agent: _Agent, by: str, text: str) -> None:
         who = "you" if by in self._own else f"by {escape_prose(by)}"
-        who += "> " if self._heard is agent else f" to {agent.name}> "
+        who += "> " if self._heard is agent else f" to {escape(agent.name)}> "
         lines = escape_prose(text).split("\n")
         self.screen.blank_line()
         self._line(self.screen.bold(who) + f"\n{' ' * len(who)}".join(lines))
@@ -272,8 +272,8 @@ class Transcript:
 
 
 def label(agent: str, turn: int) -> str:
-    """Name an agent, and its turn where that is not the first."""
-    return agent if turn == 1 else f"{agent} (turn {turn})"
+    """Name an agent, and its turn where that is not the first; nothing in it can steer a terminal."""
+    return escape(agent if turn == 1 else f"{agent} (turn {turn})")
 
 
 def _is_same(shown: str, text: str) -> bool:

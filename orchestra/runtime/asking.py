@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from orchestra.agents.conversation import Question
-from orchestra.runtime.store import ENDED, open_readonly, read_session
+from orchestra.runtime.store import ENDED, event_payload, open_readonly, read_session
 
 if TYPE_CHECKING:
     from orchestra.runtime.store import SessionFiles
@@ -31,7 +30,7 @@ def open_questions(files: SessionFiles) -> list[Question]:
         for node, turn, attempt, kind, payload in rows:
             known, asked_in = waiting.get((node, turn), (None, attempt))
             if kind == "question_asked":
-                question = Question.from_json(json.loads(payload))
+                question = Question.from_json(event_payload(payload))
                 if known is None or known.id != question.id:
                     waiting.pop((node, turn), None)
                     waiting[node, turn] = question, attempt
@@ -55,7 +54,7 @@ def _is_over(kind: str, payload: str, question: Question | None, *, same_attempt
     """Tell whether a question is not open any more after an event of its turn."""
     match kind:
         case "human_turn":
-            return question is not None and question.id == json.loads(payload)["question"]
+            return question is not None and question.id == event_payload(payload)["question"]
         case "turn_started":
             return not same_attempt  # it has begun anew, and will ask anew
     return True

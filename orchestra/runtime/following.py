@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from orchestra.runtime.asking import open_questions
 from orchestra.runtime.driver_lock import is_driven
 from orchestra.runtime.observability import Event
-from orchestra.runtime.store import ENDED, open_readonly, read_session
+from orchestra.runtime.store import ENDED, event_payload, open_readonly, read_session
 
 if TYPE_CHECKING:
     import sqlite3
@@ -138,5 +138,5 @@ def _read(connection: sqlite3.Connection, after: int) -> list[Event]:
 
 def _event(row: sqlite3.Row) -> Event:
     return Event(
-        row["seq"], row["time"], row["type"], row["node"], row["turn"], row["attempt"], json.loads(row["payload"])
+        row["seq"], row["time"], row["type"], row["node"], row["turn"], row["attempt"], event_payload(row["payload"])
     )

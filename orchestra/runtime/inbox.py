@@ -94,6 +94,10 @@ class Inbox:
                 hint=f"remove it, and answer again: orchestra respond {self._session} TEXT",
             ) from error
 
+    def has_answer(self, question: str) -> bool:
+        """Tell whether a question was answered, readable or not."""
+        return bool(_NAME.fullmatch(question)) and os.path.lexists(self._path(question))
+
     def has_answers(self, attempt: str) -> bool:
         """Tell whether any question of an attempt of a turn was answered."""
         return any(self._directory.glob(f"{attempt}.*.json"))

@@ -26,21 +26,25 @@ class Kept:
     """Repo → the session's branch."""
     worktrees: dict[str, list[str]]
     """Repo → the directories in which agents worked."""
+    unseen: dict[str, str]
+    """Repo → where it should be, of those that can't be opened: what is left there can't be told."""
 
 
 async def kept_by(record: SessionRecord) -> Kept:
-    """Look what there is of a session in its repositories; of one that can't be opened nothing is said."""
+    """Look what there is of a session in its repositories."""
     git = GitManager()
-    branches, worktrees = {}, {}
+    branches, worktrees, unseen = {}, {}, {}
     for name, stored in record.workspace.items():
-        with suppress(GitError, OSError):
+        try:
             repo = await git.open(name, Path(stored["path"]), judge=False)
             if stored["branch"] and await git.read_ref(repo, f"refs/heads/{stored['branch']}"):
                 branches[name] = str(stored["branch"])
             trees = repo.top and (repo.top / worktree_place(record.session_id, "any")).parent
             if trees and trees.is_dir():
                 worktrees[name] = sorted(str(path) for path in trees.iterdir() if path.is_dir())
-    return Kept(branches, worktrees)
+        except (GitError, OSError):
+            unseen[name] = str(stored["path"])
+    return Kept(branches, worktrees, unseen)
 
 
 async def find_remains(root: Path, prefix: str) -> SessionError | None:

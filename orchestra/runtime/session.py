@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestra.errors import PipelineError, SessionError
+from orchestra.errors import PipelineError, SessionBusyError, SessionError
 from orchestra.graph.loader import load_pipeline
 from orchestra.graph.project import is_shipped
 from orchestra.graph.resolve import resolve
@@ -195,7 +195,11 @@ class SessionManager:
         failpoint("cancellation-asked")
         lock = DriverLock(files)
         with faults_named(files.directory):
-            await lock.acquire_from_driver(CANCEL_TIMEOUT)
+            try:
+                await lock.acquire_from_driver(CANCEL_TIMEOUT)
+            except SessionBusyError as error:
+                error.hint = "it is cancelled as soon as that process stops or ends; no need to say it again"
+                raise
             try:
                 record = read_session(files)
                 if record.status is Status.COMPLETED:

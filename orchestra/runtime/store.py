@@ -334,7 +334,19 @@ def read_events(files: SessionFiles) -> Iterator[dict[str, Any]]:
     """Yield the events of a session in order."""
     with open_readonly(files, lasting=True) as connection:
         for row in connection.execute("SELECT * FROM events ORDER BY seq"):
-            yield {**dict(row), "payload": json.loads(row["payload"])}
+            yield {**dict(row), "payload": event_payload(row["payload"])}
+
+
+def event_payload(text: str) -> dict[str, Any]:
+    """Read what an event says.
+
+    Raises:
+        ValueError: It is no JSON object.
+    """
+    payload = json.loads(text)
+    if not isinstance(payload, dict):
+        raise ValueError("an event is no JSON object")  # noqa: TRY004 - of damaged rows, as all of them
+    return payload
 
 
 class SessionRow:

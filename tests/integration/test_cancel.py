@@ -76,6 +76,8 @@ async def test_a_cancelled_session_is_named_so_by_every_command(workshop: Worksh
     assert (again.returncode, again.stdout.splitlines()[0]) == (0, f"the session {session} was cancelled already")
     resumed = workshop.cli("resume", session)
     assert (resumed.returncode, "error[cancelled]: " in resumed.stderr) == (1, True)
+    document = workshop.json("resume", session, code=1)
+    assert (document["session_id"], document["status"]) == (session, "cancelled")
     answered = workshop.cli("respond", session, "go on")
     assert (answered.returncode, "it was cancelled" in answered.stderr) == (2, True)
     assert workshop.json("respond", session)["questions"] == []
@@ -103,6 +105,21 @@ async def test_a_session_that_nobody_drives_is_cancelled(workshop: Workshop, sta
     with pytest.raises(SessionError, match="was cancelled"):
         await workshop.resume(session)
     assert len(events(workshop, session, "session_cancelled")) == 1
+
+
+def test_what_is_left_in_a_repository_that_has_moved_is_not_denied(workshop: Workshop) -> None:
+    session = workshop.json("run", talk(workshop), code=3)["session_id"]
+    moved = workshop.repo.path.rename(workshop.home / "moved")
+    failed = workshop.cli("-C", str(moved), "respond", session, "go on", "--json", cwd=workshop.home)
+    assert (failed.returncode, json.loads(failed.stdout)["session_id"]) == (1, session)
+
+    done = workshop.cli("-C", str(moved), "cancel", session, cwd=workshop.home)
+
+    assert done.stdout.splitlines() == [
+        f"cancelled: session {session}",
+        f"repo is not at {workshop.repo.path} any more; what the session has made there stays",
+        "it can't be resumed",
+    ]
 
 
 async def test_a_completed_session_is_not_cancelled(workshop: Workshop) -> None:
@@ -153,6 +170,7 @@ async def test_a_driver_that_does_not_stop_is_named(workshop: Workshop, monkeypa
         await cancel(workshop, session)
 
     assert caught.value.exit_code == 4
+    assert "as soon as that process stops" in (caught.value.hint or "")
     os.kill(driver.pid, signal.SIGCONT)  # it finds out when it goes on
     stdout, _ = driver.communicate(timeout=30)
     assert json.loads(stdout)["status"] == "cancelled"

@@ -200,6 +200,16 @@ async def test_an_answer_that_nobody_has_taken_up_is_named_and_resume_goes_on_wi
     with pytest.raises(SessionError, match="answered already, through `respond` at") as caught:
         respond(files_of(workshop, session), "something else")
     assert caught.value.hint == f"`orchestra resume {session}` goes on with it"
+    document = workshop.json("respond", session, "something else", code=1)
+    assert (document["session_id"], document["status"], document["error"]["code"]) == (
+        session,
+        "paused",
+        "already-answered",
+    )
+    assert document["waiting_for"] == {"agent": "talker", "text": "First."}
+    for shown in (workshop.cli("respond", session).stdout, workshop.cli("status", session).stdout):
+        assert f"orchestra resume {session}" in shown
+        assert "TEXT" not in shown
 
     result = await workshop.resume(session)
     assert result.record.waiting_for == {"agent": "talker", "text": "Second."}
