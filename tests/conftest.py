@@ -18,9 +18,9 @@ from orchestra.testing import GitRepo, git_repo, write_script
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from orchestra.runtime.drive import SessionResult
     from orchestra.runtime.observability import Event
     from orchestra.runtime.people import Channel
+    from orchestra.runtime.result import SessionResult
 
 COMMAND = Path(sys.executable).with_name("orchestra")
 """The installed command."""

@@ -273,6 +273,17 @@ async def test_a_question_can_be_cancelled_while_the_person_thinks(person: Perso
     assert await soon(second) == "for the second"
 
 
+async def test_a_dumb_terminal_is_read_only_while_something_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is typed ahead stays with the terminal, and a loop that nobody needs does not turn."""
+    person = AtTerminal(monkeypatch, "dumb")
+    asked = asking(person, FIRST)
+    await a_while()
+    asked.cancel()
+    await asyncio.wait([asked])
+    assert not asyncio.get_running_loop().remove_reader(person._slave)
+    person.end()
+
+
 class TestPipedLines:
     async def test_blank_lines_are_no_turns(self) -> None:
         person = Piped()

@@ -20,7 +20,7 @@ from orchestra.cli.options import read_inputs_given, read_repos_given
 from orchestra.cli.progress import Progress
 from orchestra.cli.render import as_json, escape_prose, render_problems
 from orchestra.errors import OrchestraError, PipelineError
-from orchestra.runtime.drive import SessionResult
+from orchestra.runtime.result import SessionResult
 from orchestra.runtime.store import SessionRecord, Status, session_ids
 from tests.conftest import COMMAND
 from tests.gitkit import git, make_repo

@@ -271,7 +271,7 @@ def test_the_state_reference_has_every_field() -> None:
 
 def test_the_json_reference_has_every_key_of_a_result() -> None:
     from orchestra.runtime.doctor.finding import Finding, State
-    from orchestra.runtime.drive import SessionResult
+    from orchestra.runtime.result import SessionResult
     from orchestra.runtime.store import SessionRecord, Status
 
     record = SessionRecord("7kq2mfzd", "fix", Status.COMPLETED, "", "", {}, {}, {}, {})

@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
@@ -221,6 +221,17 @@ def test_a_long_difference_goes_through_the_pager_and_the_prompt_comes_back(talk
         terminal.type("q")
         display = terminal.shows("something happened", "critic>", OPEN)
         assert "+critic 4999" not in terminal.whole
+        terminal.type("/done", ENTER)
+        assert terminal.exit_code() == 0
+
+
+def test_a_pager_is_closed_when_somebody_else_answers(talking: Talking, inbox: Inbox) -> None:
+    with talking({"critic": ["Well?", "And now?"]}, diff=5_000, lines=20, env={"PAGER": "less"}) as terminal:
+        terminal.shows("critic>", OPEN)
+        terminal.type("/diff", ENTER)
+        terminal.shows("+critic 10")
+        assert inbox.give("critic-0", "faster", by="respond")
+        terminal.shows("by respond> faster", "And now?", "critic>", OPEN)
         terminal.type("/done", ENTER)
         assert terminal.exit_code() == 0
 

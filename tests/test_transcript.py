@@ -242,6 +242,14 @@ class TestAnAnswer:
         show.answered(question, "fine")
         assert "by respond to critic> fine" in show.text
 
+    def test_it_is_shown_also_when_another_one_waits_for_its_answer_here(self, show: InFile) -> None:
+        show.transcript.prompts = True
+        question = show.asks("critic", "Well?")
+        show.asks("editor", "And?")
+        show.transcript.settled(question)  # the prompt goes to the next before the log tells of the answer
+        show.answered(question, "fine")
+        assert show.text.endswith("── editor ──\nAnd?\n\nby respond to critic> fine\n")
+
     def test_what_was_typed_here_stands_there_already(self, show: InFile) -> None:
         question = show.asks("critic", "Well?")
         show.transcript.typed(question, "fine ", by="terminal")

@@ -14,8 +14,9 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, RemoveM
 from langgraph.types import interrupt
 
 from orchestra.agents.context import Snapshot  # noqa: TC001 - LangGraph reads the annotations of states
-from orchestra.agents.conversation import Question, Said, UnknownCommandError, decision, understand
+from orchestra.agents.conversation import Question, Said, UnknownCommandError, attempt_id, decision, understand
 from orchestra.agents.middleware import TurnState
+from orchestra.errors import OrchestraError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -92,8 +93,8 @@ class ChatMiddleware(AgentMiddleware[Any, Any, Any]):
         self._decided = decided
 
     async def awrap_model_call(self, request: ModelRequest[Any], handler: Handler) -> Any:
-        """Call the model, unless it has spoken already, or has no call left: then the person's turn comes."""
-        if _has_spoken(request.messages) or _calls(request.messages) >= self._max_calls:
+        """Call the model, unless it has spoken already, or may not any more: then the person's turn comes."""
+        if _has_spoken(request.messages) or self._spent(request.messages):
             return ModelResponse(result=[])
         return await handler(request)
 
@@ -106,8 +107,7 @@ class ChatMiddleware(AgentMiddleware[Any, Any, Any]):
             return {"jump_to": jump}  # the model's node has set it, and it lives for one step
         if _open_calls(messages):
             return None
-        spent = _calls(messages) >= self._max_calls
-        if not _has_spoken(messages) and not spent:
+        if not _has_spoken(messages) and not self._spent(messages):
             return {"jump_to": "model"}
         chat: Chat = state.get("chat") or Chat(asked=0, turns=[], note=None, decision=None)
         question = self._question(messages, chat)
@@ -117,11 +117,24 @@ class ChatMiddleware(AgentMiddleware[Any, Any, Any]):
     def _question(self, messages: Sequence[AnyMessage], chat: Chat) -> Question:
         turn, note = self._turn, chat["note"]
         if not _has_spoken(messages):
-            used = f"{turn.agent} has made its {self._max_calls} model calls (`max_calls`) and can't answer any more"
-            note = f"{note}; {used}" if note else used
-        # Of an attempt: a turn that starts anew has another conversation.
-        identity = f"{turn.agent}.{turn.number}.{turn.attempt}.{chat['asked']}"
+            spent = f"{turn.agent} can't answer any more: {self._spent(messages)}"
+            note = f"{note}; {spent}" if note else spent
+        identity = f"{attempt_id(turn.agent, turn.number, turn.attempt)}.{chat['asked']}"
         return Question(identity, turn.agent, turn.number, _last_words(messages), note)
+
+    def _spent(self, messages: Sequence[AnyMessage]) -> str | None:
+        """Say why the model may not be called any more; a conversation is not thrown away for that.
+
+        Before the person has said anything there is none, and limits are those of other agents.
+        """
+        if _calls(messages) >= self._max_calls:
+            return f"it has made its {self._max_calls} model calls (`max_calls`)"
+        if any(isinstance(message, HumanMessage) for message in messages[1:]):
+            try:
+                self._turn.check_budget()
+            except OrchestraError as error:
+                return error.message
+        return None
 
     async def _hear(self, question: Question, *, first: bool) -> Said:
         if first and self._when_absent == "finish" and not await self._turn.is_heard(question.id):

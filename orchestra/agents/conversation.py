@@ -98,6 +98,11 @@ def _changes(value: Mapping[str, Any] | None) -> Changes:
     return Changes({str(repo): (str(before), str(after)) for repo, (before, after) in repos.items()})
 
 
+def attempt_id(agent: str, turn: int, attempt: int) -> str:
+    """Return what the ids of all questions of an attempt begin with: a turn that starts anew has a new conversation."""
+    return f"{agent}.{turn}.{attempt}"
+
+
 @dataclass(frozen=True, slots=True)
 class Said:
     """What a person has said, understood."""
@@ -128,8 +133,8 @@ def understand(line: str) -> Said | None:
         return Said("message", text) if text else None
     if text.startswith("//"):
         return Said("message", text[1:])
-    word, _, rest = text.partition(" ") if "\n" not in text.partition(" ")[0] else text.partition("\n")
-    rest = rest.strip()
+    word, *others = text.split(maxsplit=1)
+    rest = "".join(others)
     if word in LOOKING:
         return None
     if word == UNDO and not rest:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from orchestra.cli.transcript import Transcript
-    from orchestra.runtime.drive import SessionResult
     from orchestra.runtime.observability import Event
     from orchestra.runtime.people import Channel
+    from orchestra.runtime.result import SessionResult
 
     Session = Callable[[Callable[[Event], None], Sequence[Channel]], Coroutine[None, None, SessionResult]]
 

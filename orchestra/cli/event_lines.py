@@ -55,7 +55,7 @@ def _what(kind: str, payload: Mapping[str, Any]) -> str | None:  # noqa: C901, P
         case "model_failed":
             return f"model call failed: {payload.get('message')}"
         case "question_left":
-            return "waits for an answer; the session pauses when the others are done"
+            return "waits for an answer; the session will pause"
         case "condition_chose":
             return f"chose {', '.join(payload['targets'])}"
         case "files_put_back":

@@ -14,8 +14,8 @@ from orchestra.cli.transcript import Transcript
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from orchestra.runtime.drive import SessionResult
     from orchestra.runtime.observability import Event
+    from orchestra.runtime.result import SessionResult
     from orchestra.runtime.store import SessionRecord
 
 QUIET = frozenset({"checkpoint", "model_started", "tool_started", "snapshot_taken", "turn_stopped"})

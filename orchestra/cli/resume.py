@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from orchestra.cli.driving import Session
-    from orchestra.runtime.drive import SessionResult
     from orchestra.runtime.observability import Event
     from orchestra.runtime.people import Channel
+    from orchestra.runtime.result import SessionResult
     from orchestra.runtime.store import SessionFiles
 
 

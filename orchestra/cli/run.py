@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from orchestra.cli.driving import Session
     from orchestra.graph.project import Project
     from orchestra.graph.resolved import ResolvedPipeline
-    from orchestra.runtime.drive import SessionResult
+    from orchestra.runtime.result import SessionResult
 
 
 def run_command(

@@ -91,31 +91,29 @@ class Screen:
         finally:
             self._above = None
             self._last = ".\n"  # the prompt has ended its line itself
-            if not self._lent:
-                self._catch_up()
+            self._catch_up()
 
     @contextmanager
     def lent(self) -> Iterator[TextIO | None]:
-        """Lend the terminal to something else, such as a pager; what is written meanwhile waits."""
+        """Lend the terminal to something else, such as a pager; what is written meanwhile waits. No prompt is open."""
         self._lent = True
         try:
             yield self._stream
         finally:
             self._lent = False
-            if self._above is None:
-                self._catch_up()
+            self._catch_up()
 
     @property
     def _end(self) -> str:
         return (self._last + self._waiting)[-2:]
 
     async def _write_above(self) -> None:
-        while self._above is not None and not self._lent and "\n" in self._waiting:
+        while self._above is not None and "\n" in self._waiting:
             await self._above(self._put_lines)
 
     def _put_lines(self) -> None:
         lines, newline, rest = self._waiting.rpartition("\n")
-        if newline and not self._lent:
+        if newline:
             self._waiting = rest
             self._put(lines + newline)
 

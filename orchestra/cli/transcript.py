@@ -229,8 +229,13 @@ class Transcript:
         self._settled.add(question)
         if question not in self._told:  # after a crash the same answer is taken once more
             self._told.add(question)
-            if self._typed.pop(question, None) != (by, text):
+            holder = self._floor.holder
+            if self._typed.pop(question, None) == (by, text):
+                pass  # it stands there as it was typed
+            elif holder is None or holder is agent or holder.prose or agent.due:
                 self._floor.do(agent, lambda: self._show_answer(agent, by, text))
+            else:
+                self._show_answer(agent, by, text)  # above the prompt of another one
         if agent.asks == question or agent.due:
             self._floor.do(agent, lambda: self._let_go(agent))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import traceback
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from orchestra.runtime.observability import ObservabilityLogger
 from orchestra.runtime.people import People
 from orchestra.runtime.questions import Questions
 from orchestra.runtime.remains import tell_remains
+from orchestra.runtime.result import SessionResult, why_failed
 from orchestra.runtime.running import SessionRun, timed_out
 from orchestra.runtime.setup import Setup
 from orchestra.runtime.slotfiles import SlotFiles
@@ -46,39 +47,6 @@ if TYPE_CHECKING:
     from orchestra.runtime.people import Channel
     from orchestra.runtime.workspace import Workspace
     from orchestra.runtime.worktree import WorktreeManager
-
-
-@dataclass(frozen=True, slots=True)
-class SessionResult:
-    """How driving a session ended."""
-
-    record: SessionRecord
-    agent_outputs: dict[str, Any] = field(default_factory=dict)
-    branches: dict[str, str] = field(default_factory=dict)
-    commits: dict[str, str] = field(default_factory=dict)
-    conflicts: list[dict[str, Any]] = field(default_factory=list)
-    final: tuple[str, ...] = ()
-    """The agents whose edges lead to END: their outputs are the result."""
-    interactive: tuple[str, ...] = ()
-    """The agents whose outputs are decisions of a person."""
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the one JSON object of `run`, `resume` and their like (DESIGN §8)."""
-        record = self.record
-        error = record.error and {key: record.error.get(key) for key in ("code", "message", "agent")}
-        return {
-            "session_id": record.session_id,
-            "status": str(record.status),
-            "pipeline": record.pipeline,
-            "agent_outputs": self.agent_outputs,
-            "branches": self.branches,
-            "commits": self.commits,
-            "checkpoints": record.checkpoints,
-            "usage": record.usage,
-            "conflicts": self.conflicts,
-            "waiting_for": record.waiting_for,
-            "error": error,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +272,7 @@ class _Drive:
         questions = [value["question"] for value in raised if "question" in value]
         if failures:
             most = self._pipeline.pipeline.limits.max_failures_per_session
-            await self._fail(_cause(failures, run.failures, most))
+            await self._fail(why_failed(failures, run.failures, most))
         elif questions:
             if not await self._call_off():
                 self._log.emit("session_paused", questions[0])
@@ -391,20 +359,3 @@ class _Drive:
                 name for name, agent in self._pipeline.agents.items() if agent.spec.mode == "interactive"
             ),
         )
-
-
-def _cause(failures: list[dict[str, Any]], counted: int, most: int) -> dict[str, Any]:
-    """Return why a session failed: the one cause, or that turns failed too often."""
-    last = failures[-1]
-    if counted <= 1 or counted < most or last["code"] in _LIMITS:
-        return {key: last.get(key) for key in ("code", "message", "hint", "agent")}
-    return {
-        "code": "too-many-failures",
-        "message": f"{counted} turns failed, as many as `limits.max_failures_per_session` allows; "
-        f"the last one, of {last['agent']!r}: {last['message']} ({last['code']})",
-        "hint": last.get("hint") or "`orchestra resume` tries again",
-        "agent": last["agent"],
-    }
-
-
-_LIMITS = frozenset({"max-steps", "max-tokens", "max-cost"})

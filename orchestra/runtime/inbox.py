@@ -94,6 +94,10 @@ class Inbox:
                 hint=f"remove it, and answer again: orchestra respond {self._session} TEXT",
             ) from error
 
+    def has_answers(self, attempt: str) -> bool:
+        """Tell whether any question of an attempt of a turn was answered."""
+        return any(self._directory.glob(f"{attempt}.*.json"))
+
     def cancel(self) -> None:
         """Ask whoever drives the session to end it for good."""
         self._place(self._cancellation, now())

@@ -6,12 +6,13 @@ import asyncio
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from orchestra.agents.conversation import UnknownCommandError, understand
+from orchestra.agents.conversation import UnknownCommandError, attempt_id, understand
 from orchestra.runtime.failpoints import failpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
+    from orchestra.agents.context import TurnRequest
     from orchestra.agents.conversation import Question
     from orchestra.runtime.inbox import Answer, Inbox
     from orchestra.runtime.observability import ObservabilityLogger
@@ -56,6 +57,10 @@ class Questions:
         if self._inbox.answer(question) is not None:
             return True
         return await self._unless_stopped(self._people.are_there()) is not False
+
+    def were_answered(self, turn: TurnRequest) -> bool:
+        """Tell whether a person has said anything in an attempt of a turn."""
+        return self._inbox.has_answers(attempt_id(turn.node, turn.number, turn.attempt))
 
     async def ask(self, question: Question, emit: Emit) -> Answer | None:
         """Have a question answered; None: nobody is there, or nobody any more.

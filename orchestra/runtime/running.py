@@ -17,7 +17,7 @@ from orchestra.runtime.machine import machine_error
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping
 
-    from orchestra.agents.context import Snapshot, Turn, TurnRequest
+    from orchestra.agents.context import Retry, Snapshot, Turn, TurnRequest
     from orchestra.agents.meeting import Merged, MergeRequest, Record, Settled
     from orchestra.errors import OrchestraError
     from orchestra.graph.schema import Limits
@@ -124,7 +124,9 @@ class SessionRun:
         except GitError as error:
             if error.code in MACHINE_CODES:
                 raise self._stopped(error) from error
-            raise TurnFailed(error.message, code=error.code, retry="restart", hint=error.hint) from error
+            # From its start on a conversation would be gone.
+            retry: Retry = "continue" if self.questions.were_answered(request) else "restart"
+            raise TurnFailed(error.message, code=error.code, retry=retry, hint=error.hint) from error
         finally:
             self.files.let_pass(request.node)
 

@@ -13,7 +13,7 @@ from orchestra.graph.project import is_shipped
 from orchestra.graph.resolve import resolve
 from orchestra.runtime.creation import nothing_started, session_in_the_making, sweep
 from orchestra.runtime.database import create_database, open_database
-from orchestra.runtime.drive import OpenSession, SessionResult, drive
+from orchestra.runtime.drive import OpenSession, drive
 from orchestra.runtime.driver_lock import DriverLock
 from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.frozen import freeze, thaw
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from orchestra.runtime.notices import Notice
     from orchestra.runtime.observability import Event
     from orchestra.runtime.people import Channel
+    from orchestra.runtime.result import SessionResult
 
 CANCEL_TIMEOUT = 15.0
 """Seconds that a driver has to stop in."""

@@ -195,6 +195,40 @@ async def test_an_agent_without_calls_left_can_still_be_ended(workshop: Workshop
     assert "can't answer any more" in str(person.asked[1].note)
 
 
+async def test_a_limit_that_is_reached_in_a_conversation_is_told_to_the_person(workshop: Workshop) -> None:
+    spoken = [{"text": "First.", "usage": {"input_tokens": 60}}, {"text": "Second.", "usage": {"input_tokens": 60}}]
+    limited = talk() | {"limits": {"max_tokens": 100}}
+    person = Person("and?", "more?", "/approve")
+
+    result = await workshop.run(workshop.pipeline(limited, script={"talker": [spoken]}), channels=[person])
+
+    assert [question.text for question in person.asked] == ["First.", "Second.", "Second."]
+    assert "120 tokens of 100" in str(person.asked[2].note)
+    assert result.agent_outputs["talker"]["decision"] == "approve"
+    assert result.record.status == "completed"
+
+
+async def test_a_fault_of_git_does_not_throw_a_conversation_away(workshop: Workshop) -> None:
+    class Meddling(Person):
+        async def ask(self, question: Question) -> str | None:
+            line = await super().ask(question)
+            if len(self.asked) == 2:
+                (tree,) = (workshop.repo.path / ".orchestra/worktrees").glob("*/_session")
+                shutil.rmtree(tree)
+            return line
+
+    path = workshop.pipeline(talk(), script=THREE)
+    failed = await workshop.run(path, channels=[Meddling("go on", "more", "/done")])
+    assert failed.record.error is not None
+    assert failed.record.error["code"] == "worktree-gone"
+
+    person = Person("/approve")
+    result = await workshop.resume(failed.record.session_id, channels=[person])
+
+    assert [question.text for question in person.asked] == ["Third."]
+    assert workshop.repo.git("show", f"{result.commits['repo']}:a.txt") == "two"
+
+
 async def test_an_absent_person_lets_the_first_answer_stand(workshop: Workshop) -> None:
     result = await workshop.run(workshop.pipeline(talk(when_absent="finish"), script=THREE))
 

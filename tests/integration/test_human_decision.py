@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from orchestra.runtime.drive import SessionResult
     from orchestra.runtime.observability import Event
+    from orchestra.runtime.result import SessionResult
     from tests.conftest import Workshop
 
 PIPELINE: dict[str, Any] = {

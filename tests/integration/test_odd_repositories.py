@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from orchestra.runtime.drive import SessionResult
+    from orchestra.runtime.result import SessionResult
     from tests.conftest import Workshop
 
 MADE = "made.txt"

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from orchestra.agents.conversation import Question
-    from orchestra.runtime.drive import SessionResult
+    from orchestra.runtime.result import SessionResult
     from tests.acceptance.crash.scenario import Scenario
 
 PERSONS = ("orchestra.handed", "orchestra.lent")
