@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestra.errors import SessionError
 from orchestra.runtime.asking import open_questions
+from orchestra.runtime.driver_lock import held
 from orchestra.runtime.inbox import Inbox
 from orchestra.runtime.store import find_session, read_session, session_ids
 from tests.processes import until
@@ -69,6 +70,20 @@ def session_of(workshop: Workshop) -> str:
 
 def status_of(workshop: Workshop, session: str) -> str:
     return str(read_session(find_session(workshop.repo.path, session)).status)
+
+
+def driver_of(workshop: Workshop, session: str) -> int:
+    """Wait until a process drives a session, and return it."""
+    found: list[str] = []
+
+    def is_named() -> bool:
+        holder = held(find_session(workshop.repo.path, session))
+        if holder is not None and holder.alive and holder.holder:  # its name comes a moment after its lock
+            found.append(holder.holder)
+        return bool(found)
+
+    assert until(is_named, 30)
+    return int(found[-1].split()[1])
 
 
 def asked(workshop: Workshop, session: str) -> list[Question]:

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestra.runtime.driver_lock import held
-from orchestra.runtime.store import find_session
 from tests.conftest import COMMAND
 from tests.processes import until
 from tests.session_support import agent, assert_consistent, chain, events, model_calls, says
@@ -21,6 +19,7 @@ from tests.talkkit import (
     THREE,
     answers,
     asked,
+    driver_of,
     inbox,
     session_of,
     shell,
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import Workshop
 
-PROMPT = "talker>\n/help  /approve"
+PROMPT = "talker>\n/"
 """An empty prompt, with the bar below it."""
 
 
@@ -79,17 +78,6 @@ def piped(workshop: Workshop, *args: str, lines: str) -> subprocess.CompletedPro
 def background(workshop: Workshop, *replies: dict[str, object]) -> str:
     """Start a session in the background whose first reply takes a moment, so that somebody can attach before."""
     return str(workshop.json("run", "--detach", talk(workshop, list(replies)))["session_id"])
-
-
-def driver_of(workshop: Workshop, session: str) -> int:
-    holder = held(find_session(workshop.repo.path, session))
-    assert holder is not None
-    assert holder.alive
-    return int(holder.holder.split()[1])
-
-
-def somebody_is_present(workshop: Workshop, session: str) -> bool:
-    return inbox(workshop, session).somebody_is_present()
 
 
 def test_the_past_then_the_present_and_answers_from_two_terminals(workshop: Workshop, open_terminal: Opener) -> None:
@@ -242,7 +230,6 @@ def test_when_the_person_at_the_driver_stops_it_one_of_those_attached_goes_on_wi
     run.type(CTRL_C)
 
     assert run.exit_code() == 3
-    assert until(lambda: held(find_session(workshop.repo.path, session)) is not None, 30)
     assert until(lambda: driver_of(workshop, session) in {terminal.pid for terminal in both}, 30)
     driving, other = sorted(both, key=lambda terminal: terminal.pid != driver_of(workshop, session))
     driving.shows("this process does")

@@ -17,12 +17,11 @@ import pytest
 
 from orchestra.errors import SessionError
 from orchestra.runtime.detached import until_driven
-from orchestra.runtime.driver_lock import held
 from orchestra.runtime.store import find_session, read_session, session_ids
 from tests.conftest import COMMAND
 from tests.processes import exit_code, until
 from tests.session_support import agent, assert_consistent, chain, run_and_kill, says
-from tests.talkkit import asked, inbox, session_of, status_of, talk, wait_for_question
+from tests.talkkit import asked, driver_of, inbox, session_of, status_of, talk, wait_for_question
 
 if TYPE_CHECKING:
     from tests.conftest import Workshop
@@ -40,13 +39,6 @@ def waits_for_a_file(workshop: Workshop) -> tuple[Path, Path, Path]:
     }
     wait = {"tools": [{"name": "shell", "args": {"command": command}}]}
     return workshop.pipeline(pipeline, script={"worker": [[wait, says("done")]]}), began, go_on
-
-
-def driver_of(workshop: Workshop, session: str) -> int:
-    """Return the process that drives a session."""
-    holder = held(find_session(workshop.repo.path, session))
-    assert holder is not None
-    return int(holder.holder.split()[1])
 
 
 def test_the_session_goes_on_without_the_process_that_started_it(workshop: Workshop) -> None:
