@@ -225,7 +225,7 @@ class Transcript:
         self._keep(agent, question)
 
     def _answer(self, agent: _Agent, payload: Mapping[str, Any]) -> None:
-        question, by, text = (str(payload[name]) for name in ("question", "by", "text"))
+        question, by, text = (str(payload.get(name, "")) for name in ("question", "by", "text"))
         self._settled.add(question)
         if question not in self._told:  # after a crash the same answer is taken once more
             self._told.add(question)

@@ -82,6 +82,8 @@ class Inbox:
         Raises:
             SessionError: `answer-unreadable`.
         """
+        if not _NAME.fullmatch(question):
+            return None  # of a database that somebody else has written
         path = self._path(question)
         try:
             return _answer(_read(path), question)
@@ -98,7 +100,7 @@ class Inbox:
         """Tell whether a question was answered, readable or not."""
         return bool(_NAME.fullmatch(question)) and os.path.lexists(self._path(question))
 
-    def has_answers(self, attempt: str) -> bool:
+    def heard_in(self, attempt: str) -> bool:
         """Tell whether any question of an attempt of a turn was answered."""
         return any(self._directory.glob(f"{attempt}.*.json"))
 

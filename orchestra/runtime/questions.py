@@ -60,7 +60,7 @@ class Questions:
 
     def were_answered(self, turn: TurnRequest) -> bool:
         """Tell whether a person has said anything in an attempt of a turn."""
-        return self._inbox.has_answers(attempt_id(turn.node, turn.number, turn.attempt))
+        return self._inbox.heard_in(attempt_id(turn.node, turn.number, turn.attempt))
 
     async def ask(self, question: Question, emit: Emit) -> Answer | None:
         """Have a question answered; None: nobody is there, or nobody any more.
