@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from orchestra.errors import GitError
+from orchestra.runtime import git_locks
 from orchestra.runtime.git import GitManager, RefUpdate, Repository
 from orchestra.runtime.git_errors import explain
 from tests.gitkit import DATE, assert_sound, fingerprint, git, make_repo, write
@@ -426,7 +427,10 @@ async def test_an_unfit_git_is_refused(
     assert "\n" not in caught.value.message
 
 
-async def test_a_held_index_lock_names_its_file_and_holder(manager: GitManager, top: Path) -> None:
+async def test_a_held_index_lock_names_its_file_and_holder(
+    manager: GitManager, top: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(git_locks, "WAIT", 0.5)
     repo = await manager.open("backend", top)
     with (top / ".git/index.lock").open("w"):
         with pytest.raises(GitError) as caught:

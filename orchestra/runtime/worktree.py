@@ -372,7 +372,7 @@ def rescue_directory(repo: Repository, session: str) -> Path:
 
 def stamp() -> str:
     """Return the time as part of a name, which is never given twice: a clock may stand still or go back."""
-    return f"{datetime.now(UTC).strftime('%Y%m%dt%H%M%S%fz')}{secrets.token_hex(2)}"
+    return f"{datetime.now(UTC).strftime('%Y%m%dt%H%M%S%fz')}{secrets.token_hex(4)}"
 
 
 def move_aside(repo: Repository, session: str, path: Path) -> Path | None:
