@@ -125,7 +125,7 @@ async def run(written: Written, turns: list[str] | None = None) -> Counter[str]:
     return Counter(turns)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(programs())
 def test_random_programs_give_every_agent_exactly_its_turns(program: Program) -> None:
     assert asyncio.run(run(write(program))) == interpret(program)

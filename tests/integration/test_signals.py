@@ -334,7 +334,7 @@ def run_cli(workshop: Workshop, out: Path, *arguments: str) -> int:
 
 
 @pytest.mark.timeout(300)  # ten sessions, each run and resumed
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP] * 2)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_at_any_time_loses_nothing_and_pays_nothing_twice(workshop: Workshop, number: signal.Signals) -> None:
     path, out = crash_pipeline(workshop), workshop.home / "out"
     interrupted = 0
