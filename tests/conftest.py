@@ -133,6 +133,12 @@ class Workshop:
         return {**kept, "HOME": str(self.home), "GIT_CONFIG_NOSYSTEM": "1", **env}
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest, in whatever order: at the end no worker is to be left alone with them."""
+    items.sort(key=lambda item: "acceptance" not in item.nodeid)
+
+
 @pytest.fixture
 def repo(tmp_path: Path) -> GitRepo:
     """A real repository with two files and one commit."""

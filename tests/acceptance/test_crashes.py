@@ -99,7 +99,13 @@ def bench(benches: Callable[[str], Bench]) -> Bench:
     return benches("round")
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
+def of(scenario: str, *values: object) -> Any:
+    """Return parameters of a test that runs where its scenario is prepared already: one worker, or two for the most."""
+    group = f"{scenario}-{len(str(values)) % 2}" if scenario == "round" else scenario
+    return pytest.param(scenario, *values, marks=pytest.mark.xdist_group(group))
+
+
+@pytest.mark.parametrize("scenario", map(of, SCENARIOS))
 def test_every_failpoint_of_a_session_is_among_those_that_are_tried(
     benches: Callable[[str], Bench], scenario: str
 ) -> None:
@@ -108,7 +114,7 @@ def test_every_failpoint_of_a_session_is_among_those_that_are_tried(
 
 
 @pytest.mark.parametrize(
-    ("scenario", "point", "most"), [(name, *one) for name, tried in TRIED.items() for one in tried]
+    ("scenario", "point", "most"), [of(name, *one) for name, tried in TRIED.items() for one in tried]
 )
 def test_a_session_killed_at_a_failpoint_ends_as_if_nothing_had_happened(
     benches: Callable[[str], Bench], scenario: str, point: str, most: int
@@ -121,7 +127,7 @@ def test_a_session_killed_at_a_failpoint_ends_as_if_nothing_had_happened(
 
 
 @pytest.mark.parametrize(
-    ("scenario", "seed"), [(name, seed) for name, count in AT_RANDOM.items() for seed in range(count)]
+    ("scenario", "seed"), [of(name, seed) for name, count in AT_RANDOM.items() for seed in range(count)]
 )
 def test_a_session_killed_at_random_instants_ends_as_if_nothing_had_happened(
     benches: Callable[[str], Bench], scenario: str, seed: int
@@ -141,6 +147,7 @@ USERS_GIT: dict[str, list[tuple[str, ...]]] = {
 }
 
 
+@pytest.mark.xdist_group("round-0")
 @pytest.mark.parametrize("what", USERS_GIT)
 @pytest.mark.parametrize("kill", [LEFT_OPEN, Kill("turn-committed", 2)], ids=str)
 def test_what_the_user_does_with_git_between_kill_and_resume_loses_nothing(
@@ -292,6 +299,7 @@ def whole(bench: Bench) -> tuple[Trial, dict[str, Any]]:
     return trial, document
 
 
+@pytest.mark.xdist_group("round-1")
 @pytest.mark.parametrize("spoil", SPOILS)
 def test_the_harness_notices_when_something_is_lost_doubled_or_foreign(
     bench: Bench, whole: tuple[Trial, dict[str, Any]], tmp_path: Path, spoil: str
