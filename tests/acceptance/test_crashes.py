@@ -105,7 +105,7 @@ def of(scenario: str, *values: object) -> Any:
     return pytest.param(scenario, *values, marks=pytest.mark.xdist_group(group))
 
 
-@pytest.mark.parametrize("scenario", map(of, SCENARIOS))
+@pytest.mark.parametrize("scenario", [of(name) for name in SCENARIOS])
 def test_every_failpoint_of_a_session_is_among_those_that_are_tried(
     benches: Callable[[str], Bench], scenario: str
 ) -> None:
