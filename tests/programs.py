@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import count, pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from hypothesis import strategies as st
 
@@ -222,3 +222,12 @@ def interpret(program: Program) -> Counter[str]:
     name(program)
     run(program)
     return turns
+
+
+@dataclass
+class Outcome:
+    """What a node of a program gives back."""
+
+    update: dict[str, Any]
+    decides: bool = False
+    commit_messages: dict[str, str] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,6 +21,7 @@ from orchestra.graph.resolve import load_and_resolve
 from orchestra.graph.routing import Router
 from orchestra.graph.schema import EdgeSpec
 from orchestra.graph.topology import END, analyse
+from tests.programs import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -228,13 +229,6 @@ def test_who_is_sent_back_is_told_by_whom_and_why(workshop: Workshop) -> None:
     text = briefing("fixer", state, topology, context="upstream", turn=2)
     assert "'reviewer' sent the work back to you" in text
     assert '"reason": "make it 3"' in text
-
-
-@dataclass
-class Outcome:
-    update: dict[str, Any]
-    decides: bool = False
-    commit_messages: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass

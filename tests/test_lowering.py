@@ -22,7 +22,7 @@ from orchestra.graph.routing import Router
 from orchestra.graph.schema import EdgeSpec
 from orchestra.graph.state import JOURNAL
 from orchestra.graph.topology import analyse
-from tests.programs import Program, Written, interpret, programs, write
+from tests.programs import Outcome, Program, Written, interpret, programs, write
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,13 +31,6 @@ if TYPE_CHECKING:
 
     from orchestra.agents.context import Turn
     from orchestra.graph.nodes import Body
-
-
-@dataclass
-class Outcome:
-    update: dict[str, Any]
-    decides: bool = False
-    commit_messages: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass

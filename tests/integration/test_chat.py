@@ -232,8 +232,9 @@ async def test_a_fault_of_git_does_not_throw_a_conversation_away(workshop: Works
 async def test_an_absent_person_lets_the_first_answer_stand(workshop: Workshop) -> None:
     result = await workshop.run(workshop.pipeline(talk(when_absent="finish"), script=THREE))
 
-    assert result.agent_outputs["talker"]["decision"] == "done"
-    assert result.agent_outputs["talker"]["text"] == "First."
+    assert result.commits == {"repo": workshop.repo.git("rev-parse", result.branches["repo"])}
+    decision = {"decision": "done", "reason": None, "text": "First.", "commits": result.commits}
+    assert result.agent_outputs == {"talker": decision}
     assert "question_asked" not in {event.type for event in workshop.events}
 
 
@@ -530,3 +531,22 @@ async def test_an_inbox_that_was_removed_is_made_again(workshop: Workshop) -> No
     result = await workshop.resume(paused.record.session_id, channels=[Person("/approve")])
 
     assert result.agent_outputs["talker"]["decision"] == "approve"
+
+
+def test_a_question_without_a_person_pauses_the_command(workshop: Workshop) -> None:
+    document = workshop.json("run", workshop.pipeline(talk(), script=THREE), "-q", code=3)
+
+    assert document["status"] == "paused"
+    assert document["waiting_for"] == {"agent": "talker", "text": "First."}
+    assert workshop.json("resume", document["session_id"], "-q", code=3)["status"] == "paused"
+
+
+async def test_a_time_limit_cuts_a_turn_that_takes_too_long(workshop: Workshop) -> None:
+    slow = {"talker": [[{"text": "late", "delay": 60}]]}
+    path = workshop.pipeline(talk(when_absent="finish") | {"limits": {"timeout": 0.5}}, script=slow)
+
+    result = await workshop.run(path)
+
+    assert result.record.error is not None
+    assert result.record.error["code"] == "timeout"
+    assert "turn_ended" not in {event.type for event in workshop.events}
