@@ -58,7 +58,9 @@ def two_talkers(workshop: Workshop) -> Path:
             {"from": "after", "to": "END"},
         ],
     }
-    script = {name: [[{"text": f"I am {name}."}, {"text": f"I am still {name}."}]] for name in names}
+    # The left one asks first.
+    first = {"left": {"text": "I am left."}, "right": {"text": "I am right.", "delay": 0.5}}
+    script = {name: [[first[name], {"text": f"I am still {name}."}]] for name in names}
     return workshop.pipeline(content, script={**script, "after": [[{"text": "Both are done."}]]})
 
 

@@ -8,6 +8,7 @@ import sys
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING
 
+from orchestra.cli.place import typed
 from orchestra.errors import SessionBusyError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def attach(root: Path, files: SessionFiles, *, read_only: bool) -> int:
             _say(progress, f"{who} drives the session; Ctrl-C detaches, and it goes on", at_once=False)
         left = _until_left(watch.until_nobody_drives)
         if left is not None:
-            _say(progress, f"detached; come back with: orchestra attach {files.session_id}")
+            _say(progress, f"detached; come back with: {typed(f'attach {files.session_id}')}")
             return left
         record = read_session(files)
         if record.status in (Status.CREATED, Status.RUNNING):

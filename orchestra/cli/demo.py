@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from pathlib import Path
 
 from orchestra.cli.options import JsonOption, ProviderOption, QuietOption
+from orchestra.cli.place import enter
 
 
 def demo_command(provider: ProviderOption = None, json: JsonOption = False, quiet: QuietOption = False) -> None:
@@ -26,7 +26,7 @@ def demo_command(provider: ProviderOption = None, json: JsonOption = False, quie
     if not quiet:
         how = "with recorded replies (no model is called)" if recorded else f"with {provider}"
         sys.stderr.write(f"The demo repository is {repository}; its branch {FEATURE} is reviewed {how}.\n\n")
-    os.chdir(repository)
+    enter(repository)
     from orchestra.cli.run import run
 
     result = run("pr-review", provider=provider, json=json, quiet=quiet)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from orchestra.cli.options import print_json
+from orchestra.cli.place import typed
 from orchestra.cli.render import render_problems
 from orchestra.cli.signals import Stopped, stop_signals
 from orchestra.errors import SessionError
@@ -77,7 +78,7 @@ def _tell(record: SessionRecord) -> None:
 
 def _tell_commands(session: str) -> None:
     sys.stderr.write(
-        f"watch it, and answer, with: orchestra attach {session}\n"
-        f"see how it stands with: orchestra status {session}\n"
-        f"end it for good with: orchestra cancel {session}\n"
+        f"watch it, and answer, with: {typed(f'attach {session}')}\n"
+        f"see how it stands with: {typed(f'status {session}')}\n"
+        f"end it for good with: {typed(f'cancel {session}')}\n"
     )

@@ -16,6 +16,7 @@ from orchestra.cli.compile import compile_command
 from orchestra.cli.demo import demo_command
 from orchestra.cli.doctor import doctor_command
 from orchestra.cli.log import log_command
+from orchestra.cli.place import enter
 from orchestra.cli.respond import respond_command
 from orchestra.cli.resume import resume_command
 from orchestra.cli.run import run_command
@@ -70,7 +71,7 @@ def options(
         os.environ["ORCHESTRA_DEBUG"] = "1"
     if directory is not None:
         try:
-            os.chdir(directory)
+            enter(directory)
         except OSError as error:
             raise typer.BadParameter(f"{directory}: {error.strerror}", param_hint="-C") from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from orchestra.cli.place import typed
 from orchestra.runtime.asking import open_questions
 from orchestra.runtime.inbox import Inbox
 from orchestra.runtime.store import Status
@@ -21,9 +22,9 @@ def commands(record: SessionRecord) -> list[str]:
     if record.status in (Status.PAUSED, Status.RUNNING):
         questions = unanswered(record.files)
         if questions:
-            return [f"orchestra attach {session}", *answers(session, questions)]
+            return [typed(f"attach {session}"), *answers(session, questions)]
     if record.status in (Status.FAILED, Status.INTERRUPTED, Status.PAUSED):
-        return [f"orchestra resume {session}"]
+        return [typed(f"resume {session}")]
     return []
 
 
@@ -37,4 +38,4 @@ def answers(session: str, questions: Sequence[Question]) -> list[str]:
     """Return the commands that answer questions, each once."""
     agents = dict.fromkeys(question.agent for question in questions)
     to = [f" --agent {agent}" for agent in agents] if len(questions) > 1 else [""]
-    return [f"orchestra respond {session}{whom} TEXT" for whom in to]
+    return [typed(f"respond {session}{whom} TEXT") for whom in to]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from orchestra.cli.event_lines import line_of
 from orchestra.cli.onward import commands
+from orchestra.cli.place import typed
 from orchestra.cli.render import as_json, escape, escape_prose
 from orchestra.cli.screen import Screen
 from orchestra.cli.transcript import Transcript
@@ -107,7 +108,7 @@ class Progress:
         if onward := commands(record):
             lines.append(escape(f"go on with: {onward[0]}"))
             lines += [escape(f"or answer with: {command}") for command in onward[1:]]
-        lines.append(f"look back with: orchestra log {session}")
+        lines.append(f"look back with: {typed(f'log {session}')}")
         return "\n".join(lines) + "\n"
 
 

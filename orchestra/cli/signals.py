@@ -11,6 +11,8 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from orchestra.cli.place import typed
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
     from types import FrameType
@@ -96,7 +98,7 @@ class StopSignals:
         if self.caught is not None:
             if time.monotonic() - self._at > _ONE_PRESS:
                 session = self.session
-                _say("stopped at once; " + (f"go on with: orchestra resume {session}" if session else _LOOK))
+                _say("stopped at once; " + (f"go on with: {typed(f'resume {session}')}" if session else _LOOK))
                 self.caught = number
                 self._give_up(number, frame)
             return

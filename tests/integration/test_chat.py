@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -550,3 +551,13 @@ async def test_a_time_limit_cuts_a_turn_that_takes_too_long(workshop: Workshop) 
     assert result.record.error is not None
     assert result.record.error["code"] == "timeout"
     assert "turn_ended" not in {event.type for event in workshop.events}
+
+
+def test_what_is_to_be_typed_next_works_where_the_user_is(workshop: Workshop) -> None:
+    path = workshop.pipeline(talk(), script=THREE)
+    said = workshop.cli("-C", workshop.repo.path, "run", path, cwd=workshop.home).stderr
+    hint = next(line for line in said.splitlines() if line.startswith("go on with: "))
+
+    words = shlex.split(hint.removeprefix("go on with: "))
+    assert words[:3] == ["orchestra", "-C", str(workshop.repo.path)]
+    assert workshop.cli(*words[1:3], "respond", words[-1], "/done", cwd=workshop.home).returncode == 0
