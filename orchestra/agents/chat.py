@@ -14,7 +14,7 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, RemoveM
 from langgraph.types import interrupt
 
 from orchestra.agents.context import Snapshot  # noqa: TC001 - LangGraph reads the annotations of states
-from orchestra.agents.conversation import Question, Said, UnknownCommandError, attempt_id, decision, understand
+from orchestra.agents.conversation import Question, Said, attempt_id, decision, meant
 from orchestra.agents.middleware import TurnState
 from orchestra.errors import OrchestraError
 
@@ -142,10 +142,7 @@ class ChatMiddleware(AgentMiddleware[Any, Any, Any]):
         line = await self._turn.ask(question, self._decided)
         if line is None:
             line = str(interrupt({"question": {"agent": question.agent, "text": question.text}}))
-        try:
-            return understand(line) or Said("message", line)
-        except UnknownCommandError:
-            return Said("message", line)  # not typed, but put into the inbox by a program
+        return meant(line)
 
     async def _take(self, said: Said, question: Question, chat: Chat, state: Mapping[str, Any]) -> dict[str, Any]:
         messages: Sequence[AnyMessage] = state["messages"]

@@ -144,6 +144,14 @@ def understand(line: str) -> Said | None:
     raise _unknown(word, rest)
 
 
+def meant(line: str) -> Said:
+    """Read an answer, whatever way it came: what a program has put there and is no command is a message."""
+    try:
+        return understand(line) or Said("message", line)
+    except UnknownCommandError:
+        return Said("message", line)
+
+
 def _unknown(word: str, rest: str) -> UnknownCommandError:
     if word == UNDO:
         return UnknownCommandError(

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import aiosqlite
 
 from orchestra.runtime.failpoints import failpoint
-from orchestra.runtime.store import SessionFiles, SessionRecord, SessionRow, schema
+from orchestra.runtime.session_row import SessionRow
+from orchestra.runtime.store import SessionFiles, SessionRecord, schema
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -27,12 +27,13 @@ from orchestra.runtime.questions import Questions
 from orchestra.runtime.remains import tell_remains
 from orchestra.runtime.result import SessionResult, why_failed
 from orchestra.runtime.running import SessionRun, timed_out
+from orchestra.runtime.session_row import SessionRow
 from orchestra.runtime.setup import Setup
 from orchestra.runtime.slotfiles import SlotFiles
 from orchestra.runtime.snapshots import WorkspaceSnapshotIndex
 from orchestra.runtime.standing import Standing
 from orchestra.runtime.stopping import Countdown, StopGate, finish, forget_cancellation, in_full
-from orchestra.runtime.store import SessionRecord, SessionRow, Status, read_session
+from orchestra.runtime.store import SessionRecord, Status, read_session
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -7,12 +7,12 @@ for all of them: in the process that drives a session, and in one that is attach
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from orchestra.agents.conversation import UnknownCommandError, understand
 from orchestra.errors import SessionError
 from orchestra.runtime.inbox import LOOK_EVERY
+from orchestra.runtime.stopping import cut
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -91,15 +91,11 @@ async def _until_answered(
             return False
         try:
             said = understand(line)
-        except UnknownCommandError as error:
+            is_first = said is not None and give(line.strip())
+        except (UnknownCommandError, SessionError) as error:  # no command, or too long: it may be said otherwise
             await channel.tell(f"{error.message}: {error.hint}")
             continue
         if said is not None:
-            try:
-                is_first = give(line.strip())
-            except SessionError as error:  # too long: the person may say it otherwise
-                await channel.tell(f"{error.message}: {error.hint}")
-                continue
             if not is_first:
                 await channel.tell("somebody else has answered already; yours does not count")
             return True
@@ -150,11 +146,7 @@ class People:
                     await asyncio.sleep(LOOK_EVERY)
             return True
         finally:
-            for talk in talks:
-                talk.cancel()
-            for talk in talks:
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait([talk])
+            await cut(*talks)
 
     async def _talk(self, channel: Channel, question: Question) -> None:
         def give(line: str) -> bool:

@@ -6,8 +6,9 @@ import asyncio
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from orchestra.agents.conversation import UnknownCommandError, attempt_id, understand
+from orchestra.agents.conversation import attempt_id, meant
 from orchestra.runtime.failpoints import failpoint
+from orchestra.runtime.stopping import cut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from orchestra.runtime.inbox import Answer, Inbox
     from orchestra.runtime.observability import ObservabilityLogger
     from orchestra.runtime.people import People
+    from orchestra.runtime.session_row import SessionRow
     from orchestra.runtime.stopping import Countdown, StopGate
-    from orchestra.runtime.store import SessionRow
 
     Emit = Callable[..., None]
 
@@ -77,7 +78,7 @@ class Questions:
                 return None
         answer = self._inbox.answer(question.id)
         if answer is not None:
-            emit("human_turn", question=question.id, kind=_kind(answer.text), text=answer.text, by=answer.by)
+            emit("human_turn", question=question.id, kind=meant(answer.text).kind, text=answer.text, by=answer.by)
             failpoint("answer-taken")
         return answer
 
@@ -98,9 +99,7 @@ class Questions:
             await asyncio.wait([answered, stopped], return_when=asyncio.FIRST_COMPLETED)
             return answered.result() if answered.done() else None
         finally:
-            for task in (answered, stopped):
-                task.cancel()
-            await asyncio.wait([answered, stopped])
+            await cut(answered, stopped)
 
     @contextmanager
     def _noted(self, question: Question) -> Iterator[None]:
@@ -113,11 +112,3 @@ class Questions:
     async def _tell(self) -> None:
         first = next(iter(self._open.values()), None)
         await self._row.wait_for(None if first is None else {"agent": first.agent, "text": first.text})
-
-
-def _kind(line: str) -> str:
-    try:
-        said: Any = understand(line)
-    except UnknownCommandError:
-        said = None
-    return said.kind if said is not None else "message"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -138,9 +137,8 @@ def _not_asked(
         names = list(dict.fromkeys(one.agent for one in questions))
         hint = did_you_mean(agent or "", names) or f"whose questions are open: {', '.join(names)}"
         return _wrong(f"no question of {agent!r} is open", "unknown-question", hint)
-    with suppress(ValueError):  # it can't be an id
-        if answer := Inbox(files).answer(question):
-            return _answered(files, answer)
+    if answer := Inbox(files).answer(question):
+        return _answered(files, answer)
     hint = did_you_mean(question, known) or f"open: {', '.join(known)}"
     return _wrong(f"no question {question!r} is open", "unknown-question", hint)
 

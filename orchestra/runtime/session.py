@@ -22,8 +22,9 @@ from orchestra.runtime.inbox import Inbox
 from orchestra.runtime.machine import faults_named
 from orchestra.runtime.observability import ObservabilityLogger
 from orchestra.runtime.removal import empty_trash
+from orchestra.runtime.session_row import SessionRow
 from orchestra.runtime.snapshots import remove_scratch
-from orchestra.runtime.store import SessionFiles, SessionRecord, SessionRow, Status, now, read_session
+from orchestra.runtime.store import SessionFiles, SessionRecord, Status, now, read_session
 from orchestra.runtime.workspace import Workspace, open_repositories
 from orchestra.runtime.worktree import WorktreeManager
 

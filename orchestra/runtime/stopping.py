@@ -195,7 +195,7 @@ async def finish(
         async with countdown.running():
             await asyncio.wait([work, stop], return_when=asyncio.FIRST_COMPLETED)
     except TimeoutError:
-        await _cut(work)
+        await cut(work)
         raise
     except asyncio.CancelledError:
         await _stop(work, gate, tell)
@@ -214,7 +214,7 @@ async def _stop(work: asyncio.Future[Any], gate: StopGate, tell: Callable[[str, 
     with suppress(asyncio.CancelledError):
         await asyncio.wait([work, idle], timeout=GRACE, return_when=asyncio.FIRST_COMPLETED)
     idle.cancel()
-    await _cut(work)
+    await cut(work)
     forget_cancellation()
 
 
@@ -229,10 +229,12 @@ async def in_full(work: Coroutine[Any, Any, Result]) -> Result:
     return task.result()
 
 
-async def _cut(work: asyncio.Future[Any]) -> None:
-    """Cancel a graph that has not ended, and wait until its turns have cleaned up."""
-    work.cancel()
-    await asyncio.wait([work])
+async def cut(*work: asyncio.Future[Any]) -> None:
+    """Cancel what has not ended, and wait until it has cleaned up."""
+    for one in work:
+        one.cancel()
+    if work:
+        await asyncio.wait(work)
 
 
 def forget_cancellation() -> None:

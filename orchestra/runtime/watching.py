@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack, aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestra.errors import OrchestraError
 from orchestra.runtime.asking import open_questions
@@ -12,6 +12,7 @@ from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.following import follow
 from orchestra.runtime.inbox import Inbox
 from orchestra.runtime.people import take_turn
+from orchestra.runtime.stopping import cut
 from orchestra.runtime.store import read_session
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Watch:
                             return False
                 return True
             finally:
-                await _end(coming, *self._talks.values())
+                await cut(coming, *self._talks.values())
                 self._talks.clear()
 
     async def _comes(self, presence: ExitStack) -> Channel | None:
@@ -91,7 +92,7 @@ class Watch:
                 if not talk.result():
                     return False
             elif name not in unanswered:
-                await _end(talk)
+                await cut(talk)
                 del self._talks[name]
         for name, question in unanswered.items():
             if name not in self._talks:
@@ -117,9 +118,3 @@ class Watch:
             return await describe(git, workspace, question)
         except OrchestraError as error:
             return f"the changes can't be shown: {error.message}"
-
-
-async def _end(*tasks: asyncio.Task[Any]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
