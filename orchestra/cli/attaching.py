@@ -96,7 +96,7 @@ def _show_history(files: SessionFiles, progress: Progress) -> int:
 
     history = read_history(files, quiet=QUIET, lines=_LINES, talks=_TALKS)
     if history.left_out:
-        all_of_it = f"orchestra log {files.session_id} --events"
+        all_of_it = typed(f"log {files.session_id} --events")
         _say(progress, f"… {history.left_out} earlier events are left out; all of them: {all_of_it}")
     for event in history.events:
         progress.show(event)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestra.cli.options import JsonOption, QuietOption, print_json
+from orchestra.cli.place import typed
 from orchestra.errors import OrchestraError, SessionBusyError, SessionError
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def _text(asked: Asked) -> str:
     open_ones = unanswered(record.files)
     ways = [f"answer with: {command}" for command in answers(record.session_id, open_ones)]
     if not open_ones:
-        ways = [f"answered; goes on with: orchestra resume {record.session_id}"]
+        ways = [f"answered; goes on with: {typed(f'resume {record.session_id}')}"]
     return escape_prose("\n".join([*parts, *ways]) + "\n")
 
 
@@ -114,7 +115,7 @@ def _go_on(root: Path, files: SessionFiles, given: Question, *, json: bool, quie
         try:
             outcome = wait_until_taken(files, given)
         except KeyboardInterrupt:
-            sys.stderr.write(f"the answer is given; `orchestra resume {files.session_id}` goes on with it\n")
+            sys.stderr.write(f"the answer is given; `{typed(f'resume {files.session_id}')}` goes on with it\n")
             if json:
                 _print_answered(files, given)
             raise typer.Exit(130) from None
@@ -122,9 +123,8 @@ def _go_on(root: Path, files: SessionFiles, given: Question, *, json: bool, quie
             _tell(files, given, outcome, json=json, quiet=quiet)
             return
         try:
-            drive(
-                lambda: resuming(root, files), json=json, quiet=quiet, people=lambda _: ()
-            )  # it has said what it had to say
+            # Nobody is at hand here: it has said what it had to say.
+            drive(lambda: resuming(root, files), json=json, quiet=quiet, people=lambda _: ())
         except SessionBusyError:
             continue  # somebody else goes on with it
         return
@@ -148,4 +148,5 @@ def _tell(files: SessionFiles, given: Question, outcome: Outcome, *, json: bool,
         whoever = "the process that drives the session"
         goes_on = f"{whoever} goes on with it"
         what = goes_on if outcome is Outcome.TAKEN else f"{whoever} has not taken it up yet"
-        sys.stderr.write(f"{given.agent} is answered; {what}\nwatch it with: orchestra attach {files.session_id}\n")
+        watch = typed(f"attach {files.session_id}")
+        sys.stderr.write(f"{given.agent} is answered; {what}\nwatch it with: {watch}\n")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestra.cli.options import JsonOption, print_json
+from orchestra.cli.place import typed
 from orchestra.errors import OrchestraError, PipelineError, did_you_mean
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def _details(record: SessionRecord) -> str:
     if record.waiting_for and not waits:  # not for an answer
         waits = [(record.waiting_for["agent"], record.waiting_for["text"])]
     lines += [escape_prose(f"waits     {agent}: {text}") for agent, text in waits]
-    onward = commands(record) or [f"orchestra log {record.session_id}"]
+    onward = commands(record) or [typed(f"log {record.session_id}")]
     lines += [escape(f"next      {command}") for command in onward]
     return "\n".join(lines) + "\n"
 
