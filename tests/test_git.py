@@ -286,8 +286,13 @@ async def test_where_a_branch_is_checked_out(manager: GitManager, top: Path) -> 
     assert await manager.checked_out_at(repo, "refs/heads/free") is None
 
 
+@pytest.mark.parametrize(
+    ("common", "said"),
+    [("", "halfway"), ("{gone}/worktrees/halfway", "Invalid path '.*/worktrees': No such file")],
+    ids=["one is half removed", "the last one is removed with their directory"],
+)
 async def test_where_a_branch_is_checked_out_is_found_while_worktrees_come_and_go(
-    manager: GitManager, tmp_path: Path
+    manager: GitManager, tmp_path: Path, common: str, said: str
 ) -> None:
     top = make_repo(tmp_path / "repo")
     repo = await manager.open("backend", top)
@@ -295,9 +300,9 @@ async def test_where_a_branch_is_checked_out_is_found_while_worktrees_come_and_g
     halfway.mkdir(parents=True)
     (halfway / "gitdir").write_text(f"{tmp_path}/halfway/.git\n")
     (halfway / "HEAD").write_text("ref: refs/heads/none\n")
-    (halfway / "commondir").touch()
+    (halfway / "commondir").write_text(common.format(gone=tmp_path))
 
-    with pytest.raises(GitError, match="halfway"):
+    with pytest.raises(GitError, match=said):
         await manager.checked_out_at(repo, "refs/heads/main")
     asking = asyncio.create_task(manager.checked_out_at(repo, "refs/heads/main"))
     await asyncio.sleep(0.05)

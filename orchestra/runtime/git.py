@@ -291,7 +291,8 @@ class GitManager:
     async def checked_out_at(self, repo: Repository, ref: str) -> Path | None:
         """Return the worktree in which a branch is checked out, or None.
 
-        Git lists all worktrees for that, and gives up when one is removed meanwhile, by Orchestra or by the user.
+        Git lists all worktrees for that, and gives up when one is removed meanwhile, by Orchestra or by the user; with
+        the last of them goes the directory `worktrees` itself.
         """
         left = _LISTINGS
         while True:
@@ -299,7 +300,7 @@ class GitManager:
                 output = await self.run(repo, "for-each-ref", "--format=%(worktreepath)", ref)
             except GitError as error:
                 left -= 1
-                if not left or "/worktrees/" not in error.stderr:
+                if not left or "/worktrees" not in error.stderr:
                     raise
                 await asyncio.sleep(0.01)
             else:
