@@ -119,6 +119,11 @@ class SessionRecord:
     checkpoints: int = 0
     files: SessionFiles = field(default_factory=lambda: SessionFiles(Path()))
 
+    @property
+    def forked_from(self) -> dict[str, Any] | None:
+        """Where the session left another one: `{session_id, checkpoint_id, seq}`; None: it is no fork."""
+        return self.settings.get("forked_from")
+
     def summary(self) -> dict[str, Any]:
         """Return the JSON of `orchestra status --json` (DESIGN §8)."""
         return {
