@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestra.agents.providers import ProviderConfig, ProviderResolver
-from orchestra.errors import Problem
+from orchestra.errors import Problem, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from orchestra.documents import Document
     from orchestra.graph.resolved import ResolvedAgent
-    from orchestra.graph.schema import Pipeline, ProviderSpec
+    from orchestra.graph.schema import AgentSpec, Pipeline, ProviderSpec
 
 
 def provider_config(name: str, spec: ProviderSpec, script: Path | None) -> ProviderConfig:
@@ -45,6 +45,14 @@ def played_from_scripts(agents: Mapping[str, ResolvedAgent]) -> dict[str, list[s
         if provider.type == "scripted" and provider.script is not None:
             played.setdefault(provider.name, []).append(agent.name)
     return played
+
+
+def unknown_agents(models: Mapping[str, str], agents: Mapping[str, AgentSpec]) -> Iterator[Problem]:
+    """Yield what is wrong with models that were chosen for agents by name."""
+    for name in models:
+        if name not in agents:
+            hint = did_you_mean(name, agents) or f"its agents: {', '.join(agents)}"
+            yield Problem("unknown-agent", f"the pipeline has no agent {name!r} (`--model`)", None, hint)
 
 
 def price_warnings(pipeline: Pipeline, document: Document, agents: Mapping[str, ResolvedAgent]) -> Iterator[Problem]:

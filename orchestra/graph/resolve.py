@@ -15,7 +15,13 @@ from orchestra.graph.extension import RESERVED, Extension, check_reducers, load_
 from orchestra.graph.human_decision import HUMAN_DECISION, check_decision
 from orchestra.graph.loader import read_pipeline
 from orchestra.graph.meetings import find_meetings
-from orchestra.graph.models import model_problems, played_from_scripts, price_warnings, provider_config
+from orchestra.graph.models import (
+    model_problems,
+    played_from_scripts,
+    price_warnings,
+    provider_config,
+    unknown_agents,
+)
 from orchestra.graph.notyet import not_yet
 from orchestra.graph.parallel import Parallelism, find_parallelism
 from orchestra.graph.project import is_shipped
@@ -51,6 +57,7 @@ def resolve(
     project: Project,
     *,
     provider: str | None = None,
+    models: Mapping[str, str] | None = None,
     imports: Sequence[Path] = (),
     discovery: FileDiscovery | None = None,
 ) -> ResolvedPipeline:
@@ -60,6 +67,7 @@ def resolve(
         loaded: The checked file.
         project: Whose search paths apply.
         provider: Used by agents that name none, in place of the file's default.
+        models: Agent → the model that it uses in place of its own.
         imports: More directories for Python imports: the original one, where `loaded` is a session's copy.
         discovery: Where files are looked for, when not beside the pipeline.
 
@@ -68,6 +76,7 @@ def resolve(
     """
     found = discovery or FileDiscovery(loaded.document.path.parent, project.search_paths)
     resolution = _Resolution(loaded.pipeline, loaded.document, found, provider, imports)
+    resolution.models = dict(models or {})
     resolution.problems += loaded.warnings
     return resolution.run()
 
@@ -126,6 +135,7 @@ class _Resolution:
         self.provider = provider
         self.imports = (document.path.parent, *imports)
         self.repos = tuple(pipeline.workspace.repos)
+        self.models: dict[str, str] = {}
         self.problems: list[Problem] = []
         self.repo_paths: RepoPaths | None = None
         self._tools_complete = True
@@ -303,6 +313,7 @@ class _Resolution:
 
     def _agents(self, toolset: ToolSet, resolver: ProviderResolver) -> Iterator[tuple[str, ResolvedAgent]]:
         composer = PromptComposer(self.discovery)
+        self.problems += unknown_agents(self.models, self.pipeline.agents)
         for name, spec in self.pipeline.agents.items():
             layers = Layers(spec.role, spec.persona, spec.personality, spec.task)
             loc = ("agents", name)
@@ -348,11 +359,12 @@ class _Resolution:
     def _model(self, resolver: ProviderResolver, name: str, spec: AgentSpec) -> ModelRef | None:
         if self.provider is not None and spec.provider is None and self.provider not in self.pipeline.providers:
             return None  # said once, for `--provider`
-        place = self.document.locate("agents", name, "model")
-        ref = self._try(lambda: resolver.resolve(spec.model, spec.provider), place)
-        near = resolver.near_alias(spec.model, spec.provider) if ref is not None else None
+        model = self.models.get(name, spec.model)
+        place = None if name in self.models else self.document.locate("agents", name, "model")
+        ref = self._try(lambda: resolver.resolve(model, spec.provider), place)
+        near = resolver.near_alias(model, spec.provider) if ref is not None else None
         if near is not None:
-            message = f"{spec.model!r} is no alias, so it is taken as the literal name of a model"
+            message = f"{model!r} is no alias, so it is taken as the literal name of a model"
             self.problems.append(Problem("near-alias", message, place, f"did you mean {near!r}?", "warning"))
         return ref
 

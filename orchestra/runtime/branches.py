@@ -125,23 +125,23 @@ class BranchFollower:
 
 
 async def branch_positions(
-    git: GitManager, workspace: Workspace, named: Mapping[str, Collection[str]] | None
+    git: GitManager, workspace: Workspace, named: Mapping[str, Collection[str]], *, untouched: bool
 ) -> dict[str, str | None]:
     """Return where each branch is, if one of the session's checkpoints put it there; else where it should be.
 
     Args:
         git: Starts git.
         workspace: The repositories.
-        named: Repo → the commits that the session's checkpoints name; None: there is no checkpoint, so the session has
-            not been driven, and its branches need not be there.
+        named: Repo → the commits that the session's checkpoints name.
+        untouched: The session has written no checkpoint of its own, so that its branches need not be there.
     """
     positions: dict[str, str | None] = {}
     for name, repo in workspace.repos.items():
         if repo.branch is None:
             continue
         found = await git.read_ref(repo.repository, f"refs/heads/{repo.branch}")
-        if found is None and named is None:
+        if found is None and untouched:
             positions[name] = None
         else:
-            positions[name] = found if found in {repo.base, *(named or {}).get(name, ())} else repo.base
+            positions[name] = found if found in {repo.base, *named.get(name, ())} else repo.base
     return positions

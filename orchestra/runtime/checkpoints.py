@@ -16,6 +16,7 @@ from orchestra.graph.merging import shown
 from orchestra.graph.state import JOURNAL
 from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.serializer import StrictSerializer
+from orchestra.runtime.store import schema
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from orchestra.graph.regions import Branch
 
 METADATA_KEY = "orchestra"
-"""Where a checkpoint's metadata holds `{seq, agent, ended, next, repos, integrated, changed, created_at}`."""
+"""Where a checkpoint's metadata holds `{seq, agent, ended, next, repos, slots, integrated, changed, created_at}`."""
 
 BRANCH_MARK = "branch:to:"
 """LangGraph's channels that start a node in the next step."""
@@ -98,6 +99,7 @@ class OrchestraSaver(AsyncSqliteSaver):
         """
         await self.setup()
         async with self.lock:
+            await self.conn.executescript(schema("events") + schema("order"))
             rows = await self.conn.execute_fetchall(
                 "SELECT MAX(CAST(CAST(metadata AS TEXT) ->> '$.orchestra.seq' AS INTEGER)), MAX(checkpoint_id)"
                 " FROM checkpoints"
@@ -106,6 +108,11 @@ class OrchestraSaver(AsyncSqliteSaver):
         self._seq = seq or 0
         if newest:
             raise_clock(newest)
+
+    @property
+    def count(self) -> int:
+        """How many checkpoints the session has written, those of the session that it has left included."""
+        return self._seq
 
     async def expected_snapshot(self, thread_id: str, namespace: str) -> Snapshot | None:
         """Return the snapshot channel at the last checkpoint of a namespace, pending writes applied.
@@ -146,6 +153,7 @@ class OrchestraSaver(AsyncSqliteSaver):
             "ended": _ended(checkpoint) if self.is_between_turns(namespace) else [],
             "next": self._next(namespace, checkpoint, saved.agent),
             "repos": dict(saved.repos),
+            "slots": dict(saved.slots),
             "integrated": dict(saved.integrated),
             "changed": list(saved.changed),
             "created_at": saved.created_at,
@@ -172,7 +180,7 @@ class OrchestraSaver(AsyncSqliteSaver):
 
     def is_between_turns(self, namespace: str) -> bool:
         """Tell whether a namespace is the root's or that of a branch, not one inside a turn."""
-        return all(name in self._branches for name in _names(namespace))
+        return all(name in self._branches for name in names_of(namespace))
 
     async def finished_turns(self) -> frozenset[tuple[str, int]]:
         """Return `(node, turn)` of every turn of the session that has ended, in whatever branch."""
@@ -221,20 +229,20 @@ class OrchestraSaver(AsyncSqliteSaver):
         stands = checkpoint["channel_values"].get("_stands") or []
         at = shown(stands, _ended(checkpoint))
         if not stands and namespace:
-            entry = self._branches[_names(namespace)[-1]].entry
+            entry = self._branches[names_of(namespace)[-1]].entry
             at = (_held(checkpoint, "_positions") or {}).get(entry, {})
         return {repo: at.get(repo, SESSION_SLOT) for repo in self._base}
 
     def _agent(self, namespace: str, checkpoint: Checkpoint) -> str | None:
         if not self.is_between_turns(namespace):
-            return next((name for name in reversed(_names(namespace)) if name in self._nodes), None)
+            return next((name for name in reversed(names_of(namespace)) if name in self._nodes), None)
         ended = _ended(checkpoint)
         return str(ended[0]["agent"]) if len(ended) == 1 else None
 
     def _next(self, namespace: str, checkpoint: Checkpoint, agent: str | None) -> list[str]:
         if not self.is_between_turns(namespace):
             return [agent] if agent else []
-        branch = self._branches[_names(namespace)[-1]] if namespace else None
+        branch = self._branches[names_of(namespace)[-1]] if namespace else None
         entries = self._entries if branch is None else [branch.entry]
         channels = checkpoint["channel_values"]
         if "__start__" in channels:
@@ -270,7 +278,7 @@ def _commit(snapshot: Snapshot, slot: str, repo: str) -> str | None:
     return str(entry["commit"]) if entry else None
 
 
-def _names(namespace: str) -> list[str]:
+def names_of(namespace: str) -> list[str]:
     """Return the nodes that a namespace leads through, the outermost first."""
     return [part.split(":", 1)[0] for part in namespace.split("|")] if namespace else []
 

@@ -26,7 +26,7 @@ from orchestra.runtime.git import GitManager
 from orchestra.runtime.machine import database_error, machine_error
 from orchestra.runtime.snapshots import remove_scratch
 from orchestra.runtime.store import STATE_DIRECTORY, SessionFiles, sessions_directory
-from orchestra.runtime.workspace import unpin_base
+from orchestra.runtime.workspace import unpin
 from orchestra.runtime.worktree import ignore_all
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ async def _undo(files: SessionFiles, lock: DriverLock) -> None:
         for path in paths:
             try:
                 repo = await git.open("repo", Path(path), judge=False)
-                await unpin_base(git, repo, files.session_id)
+                await unpin(git, repo, files.session_id)
             except GitError as error:
                 if error.code not in _GONE:
                     return

@@ -23,8 +23,7 @@ BUSY_TIMEOUT = 30.0
 
 async def create_database(record: SessionRecord) -> None:
     """Make a session's database, which appears under its name when it is complete."""
-    database = record.files.database
-    draft = database.with_name(f"{database.name}.new")
+    draft = record.files.draft
     draft.touch(mode=0o600)
     # With a rollback journal all of it is in the one file that is renamed. A WAL is emptied only when the connection
     # closes, and on a full disk SQLite leaves it behind without a word.
@@ -32,7 +31,7 @@ async def create_database(record: SessionRecord) -> None:
         await connection.executescript(schema("session") + schema("events"))
         await SessionRow(connection, asyncio.Lock()).create(record)
     failpoint("database-drafted")
-    draft.rename(database)
+    draft.rename(record.files.database)
 
 
 @asynccontextmanager

@@ -73,10 +73,19 @@ async def drive(session: OpenSession, listener: Callable[[Event], None] | None) 
         session: What to drive.
         listener: Called with each event as it happens.
     """
+    return await _driven(session, listener, goes_on=True)
+
+
+async def look(session: OpenSession) -> SessionResult:
+    """Return how a session stands that is not to go on yet; its branches are brought to its last checkpoint."""
+    return await _driven(session, None, goes_on=False)
+
+
+async def _driven(session: OpenSession, listener: Callable[[Event], None] | None, *, goes_on: bool) -> SessionResult:
     files = session.record.files
     try:
         async with open_database(files) as connection:
-            return await _Drive(session, connection, listener).run()
+            return await _Drive(session, connection, listener).run(goes_on=goes_on)
     except sqlite3.Error as error:
         raise resumable(database_error(files.database, error), files.session_id) from error
     except asyncio.CancelledError:
@@ -120,18 +129,23 @@ class _Drive:
         self._questions = Questions(self._inbox, people, self._log, self._row, self._gate, self._countdown)
         self._interrupted = False
 
-    async def run(self) -> SessionResult:
+    async def run(self, *, goes_on: bool) -> SessionResult:
         await self._saver.prepare()
         index = WorkspaceSnapshotIndex(self._connection, self._saver.lock, self._session)
         await index.setup()
         await self._log.start()
-        positions = await branch_positions(self._git, self._workspace, await self._standing.named_commits())
+        named = await self._standing.named_commits()
+        untouched = self._saver.count <= (self._record.forked_from or {"seq": 0})["seq"]
+        positions = await branch_positions(self._git, self._workspace, named, untouched=untouched)
         used = self._repos_with_worktrees()
         follower = BranchFollower(self._git, self._workspace, index, self._session, positions, used, self._log.emit)
         self._saver.after_put = follower.follow
         self._saver.before_put = self._log.flush
         try:
-            if self._record.status is not Status.COMPLETED:
+            if not goes_on:
+                await self._follow(follower)
+                self._interrupted = True
+            elif self._record.status is not Status.COMPLETED:
                 await self._go_on(follower)
             else:
                 await follower.locate(self._integrated(await self._root_snapshot()))
@@ -148,8 +162,7 @@ class _Drive:
         try:
             run = await self._session_run()
             run.files.let_go_first(await self._standing.interrupted_turns())
-            if await self._standing.branches_may_follow():
-                await follower.move(await self._checkpointed())
+            await self._follow(follower)
             try:
                 await self._invoke(run)
             finally:
@@ -178,6 +191,10 @@ class _Drive:
                     "agent": None,
                 }
             )
+
+    async def _follow(self, follower: BranchFollower) -> None:
+        if await self._standing.branches_may_follow():
+            await follower.move(await self._checkpointed())
 
     def _setup_commands(self) -> dict[str, str]:
         return {name: repo.setup for name, repo in self._pipeline.pipeline.workspace.repos.items() if repo.setup}

@@ -9,18 +9,21 @@ import os
 import shutil
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from orchestra.errors import SessionError
+from orchestra.graph.loader import load_pipeline
 from orchestra.graph.project import Project, read_project
+from orchestra.graph.resolve import resolve
 from orchestra.graph.root import PROJECT_FILE
 from orchestra.prompts.discovery import FileDiscovery
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping
 
     from orchestra.graph.resolved import ResolvedPipeline
+    from orchestra.runtime.store import SessionFiles
 
 MAX_BYTES = 1 << 20
 """Of one copied file; prompts and conditions are far smaller."""
@@ -60,6 +63,39 @@ def freeze(pipeline: ResolvedPipeline, project: Project, directory: Path) -> Non
             _copy(path, target / path.relative_to(level))
     document = pipeline.document
     _write(directory / "0" / document.path.name, document.text)
+
+
+def resolve_frozen(
+    files: SessionFiles,
+    root: Path,
+    settings: Mapping[str, Any],
+    *,
+    provider: str | None = None,
+    models: Mapping[str, str] | None = None,
+) -> ResolvedPipeline:
+    """Return what a session runs: the pipeline as it was at its start.
+
+    Args:
+        files: The session's.
+        root: The project that it belongs to.
+        settings: Of its record.
+        provider: Used in place of the session's own choice.
+        models: Agent → model, beside those that the session has chosen.
+
+    Raises:
+        PipelineError: Something that it names is not there any more.
+        SessionError: The copy is damaged.
+    """
+    frozen = thaw(files.pipeline, root, settings["file"])
+    project = frozen.project.for_shipped() if settings["shipped"] else frozen.project
+    return resolve(
+        load_pipeline(frozen.file, project=project),
+        project,
+        provider=provider or settings.get("provider"),
+        models={**settings.get("models", {}), **(models or {})},
+        imports=[Path(settings["imports"])],
+        discovery=frozen.discovery,
+    )
 
 
 def thaw(directory: Path, root: Path, name: str) -> FrozenPipeline:

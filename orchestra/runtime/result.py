@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from orchestra.runtime.store import SessionRecord
 
 
@@ -22,10 +24,15 @@ class SessionResult:
     """The agents whose edges lead to END: their outputs are the result."""
     interactive: tuple[str, ...] = ()
     """The agents whose outputs are decisions of a person."""
+    forked_from: Mapping[str, str] | None = None
+    """`{session_id, checkpoint_id}` of a replay."""
+    worktrees: Mapping[str, str] | None = None
+    """Repo → the absolute path of its worktree, of a replay."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the one JSON object of `run`, `resume` and their like (DESIGN §8)."""
+        """Return the one JSON object of `run`, `resume` and their like, and of `replay` (DESIGN §8)."""
         record = self.record
+        fork = {"forked_from": self.forked_from, "worktrees": self.worktrees or {}} if self.forked_from else {}
         error = record.error and {key: record.error.get(key) for key in ("code", "message", "agent")}
         return {
             "session_id": record.session_id,
@@ -39,6 +46,7 @@ class SessionResult:
             "conflicts": self.conflicts,
             "waiting_for": record.waiting_for,
             "error": error,
+            **fork,
         }
 
 

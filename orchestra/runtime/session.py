@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestra.errors import PipelineError, SessionBusyError, SessionError
-from orchestra.graph.loader import load_pipeline
 from orchestra.graph.project import is_shipped
-from orchestra.graph.resolve import resolve
 from orchestra.runtime.creation import nothing_started, session_in_the_making, sweep
 from orchestra.runtime.database import create_database, open_database
-from orchestra.runtime.drive import OpenSession, drive
+from orchestra.runtime.drive import OpenSession, drive, look
 from orchestra.runtime.driver_lock import DriverLock
 from orchestra.runtime.failpoints import failpoint
-from orchestra.runtime.frozen import freeze, thaw
+from orchestra.runtime.frozen import freeze, resolve_frozen
 from orchestra.runtime.git import GitManager
 from orchestra.runtime.inbox import Inbox
 from orchestra.runtime.machine import faults_named
 from orchestra.runtime.observability import ObservabilityLogger
 from orchestra.runtime.removal import empty_trash
+from orchestra.runtime.replaying import forked, lay_out, session_worktrees
 from orchestra.runtime.session_row import SessionRow
 from orchestra.runtime.snapshots import remove_scratch
 from orchestra.runtime.store import SessionFiles, SessionRecord, Status, now, read_session
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from orchestra.runtime.notices import Notice
     from orchestra.runtime.observability import Event
     from orchestra.runtime.people import Channel
+    from orchestra.runtime.replaying import Changes
     from orchestra.runtime.result import SessionResult
 
 CANCEL_TIMEOUT = 15.0
@@ -179,6 +180,34 @@ class SessionManager:
             finally:
                 lock.release()
 
+    async def replay(
+        self, source: SessionFiles, checkpoint: Mapping[str, Any], changes: Changes, *, goes_on: bool = True
+    ) -> SessionResult:
+        """Make a session that leaves another one at a checkpoint, and drive it; the other one is only read.
+
+        Args:
+            source: The session that is left; it may be running.
+            checkpoint: A row of `log --json`.
+            changes: What is to be different.
+            goes_on: Drive it; else it stands at the checkpoint, with its worktrees made, until somebody resumes it.
+
+        Raises:
+            PipelineError: What is to be different can't be; nothing was made.
+            SessionError: The source can't be read.
+            GitError: A repository or an object that the checkpoint names is not there.
+        """
+        async with forked(self._project, source, checkpoint, changes) as fork:
+            with faults_named(fork.files.directory):
+                record = read_session(fork.files)
+                session = await self._reopened(fork.files, record, fork.lock)
+                if goes_on:
+                    result = await drive(session, self._listener)
+                    trees = session_worktrees(session.worktrees, session.workspace)
+                else:
+                    trees = await lay_out(session.worktrees, session.workspace, fork.about)
+                    result = await look(session)
+                return replace(result, forked_from=fork.forked_from, worktrees=trees)
+
     async def cancel(self, files: SessionFiles) -> bool:
         """End a session for good, wherever it runs; its branches, commits and worktrees stay.
 
@@ -217,16 +246,13 @@ class SessionManager:
             raise SessionError(
                 f"the session {record.session_id} was cancelled", code="cancelled", hint="run the pipeline again"
             )
+        session = await self._reopened(files, record, lock)
+        return await drive(session, self._listener)
+
+    async def _reopened(self, files: SessionFiles, record: SessionRecord, lock: DriverLock) -> OpenSession:
+        """Open a session whose lock is held, with its own copy of the pipeline."""
         _refuse_copy(files, record)
-        frozen = thaw(files.pipeline, self._project.root, record.settings["file"])
-        project = frozen.project.for_shipped() if record.settings["shipped"] else frozen.project
-        pipeline = resolve(
-            load_pipeline(frozen.file, project=project),
-            project,
-            provider=record.settings.get("provider"),
-            imports=[Path(record.settings["imports"])],
-            discovery=frozen.discovery,
-        )
+        pipeline = resolve_frozen(files, self._project.root, record.settings)
         if pipeline.model_problems and record.status is not Status.COMPLETED:
             raise PipelineError.of(pipeline.model_problems)
         git = GitManager(lock_fds=[lock.fd], session=record.session_id)
@@ -236,7 +262,7 @@ class SessionManager:
             remove_scratch(repo.repository, record.session_id)
             await empty_trash(repo.repository, record.session_id)
         failpoint("session-reopened")
-        return await drive(OpenSession(pipeline, record, git, worktrees, workspace, self._channels), self._listener)
+        return OpenSession(pipeline, record, git, worktrees, workspace, self._channels)
 
 
 async def _note_cancellation(files: SessionFiles, record: SessionRecord) -> None:

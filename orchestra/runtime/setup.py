@@ -87,7 +87,7 @@ class Setup:
 
     async def _put_back(self, worktree: Worktree, commit: str, tell: Callable[[str, dict[str, Any]], None]) -> None:
         restored = await restore(self._git, worktree, commit, session=self._session)
-        if not restored.changed:
+        if not restored.changed or restored.rescue_ref is None:  # what lay there is a commit that is kept anyway
             return
         args = ("diff-tree", "-r", "-z", "--name-only", "--no-renames", commit, str(restored.rescue_ref))
         output = (await self._git.run(worktree, *args)).stdout

@@ -126,8 +126,8 @@ class Standing:
             )
         return frozenset((row[0], row[1], row[2]) for row in rows)
 
-    async def named_commits(self) -> dict[str, set[str]] | None:
-        """Return repo → the commits to which the root's checkpoints put the branches; None: there is no checkpoint."""
+    async def named_commits(self) -> dict[str, set[str]]:
+        """Return repo → the commits to which the root's checkpoints put the branches."""
         async with self._saver.lock:
             rows = await self._saver.conn.execute_fetchall(
                 "SELECT CAST(metadata AS TEXT) ->> '$.orchestra.integrated' FROM checkpoints WHERE checkpoint_ns = ''"
@@ -136,7 +136,7 @@ class Standing:
         for (text,) in rows:
             for repo, commit in json.loads(text or "{}").items():
                 named.setdefault(repo, set()).add(commit)
-        return named if rows else None
+        return named
 
     async def branches_may_follow(self) -> bool:
         """Tell whether branches have to be where the last checkpoint puts them.

@@ -66,6 +66,11 @@ class SessionFiles:
         return self.directory / "session.db"
 
     @property
+    def draft(self) -> Path:
+        """The database while it is being made."""
+        return self.database.with_name(f"{self.database.name}.new")
+
+    @property
     def lock(self) -> Path:
         """The file whose lock the driver holds; it names the driver."""
         return self.directory / "lock"

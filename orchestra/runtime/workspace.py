@@ -257,12 +257,11 @@ async def _named_base(git: GitManager, repo: Repository, revision: str, session:
     return commit
 
 
-async def unpin_base(git: GitManager, repo: Repository, session: str) -> None:
-    """Let the base of a session go again: the session could not start."""
-    ref = f"refs/orchestra/{session}/base"
-    pinned = await git.read_ref(repo, ref)
-    if pinned is not None:
-        await git.update_refs(repo, [RefUpdate(ref, None, pinned)])
+async def unpin(git: GitManager, repo: Repository, session: str) -> None:
+    """Let all go again that a session keeps: it could not start."""
+    pinned = await git.refs(repo, f"refs/orchestra/{session}")
+    if pinned:
+        await git.update_refs(repo, [RefUpdate(ref, None, commit) for ref, commit in pinned.items()])
 
 
 async def _merge_base(git: GitManager, repo: Repository) -> str | None:

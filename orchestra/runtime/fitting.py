@@ -1,0 +1,129 @@
+"""Whether a session that stands at a checkpoint can go on with another pipeline (`replay --pipeline`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from orchestra.errors import PipelineError, Problem
+from orchestra.graph.topology import END
+from orchestra.runtime.checkpoints import BRANCH_MARK
+from orchestra.runtime.edits import check_field
+from orchestra.runtime.forking import first_value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from orchestra.graph.resolved import ResolvedPipeline
+    from orchestra.runtime.forking import Newest
+
+HINT = "fork at a checkpoint before it, or keep that part of the pipeline as it was"
+
+
+def open_ones(newest: Sequence[Newest]) -> list[Newest]:
+    """Return the checkpoints of graphs that have not ended, the root's first: what comes after its parent's newest."""
+    by_namespace = {one.namespace: one for one in newest}
+    found: dict[str, Newest] = {}
+    for one in sorted(newest, key=lambda one: one.namespace.count("|") + bool(one.namespace)):
+        parent = one.namespace.rpartition("|")[0]
+        if not one.namespace or (parent in found and by_namespace[parent].seq < one.seq):
+            found[one.namespace] = one
+    return list(found.values())
+
+
+def graph_states(pipeline: ResolvedPipeline, opened: Sequence[Newest]) -> list[Newest]:
+    """Return those of the open checkpoints that are of the pipeline's graph and its branches, not inside a turn."""
+    return [one for one in opened if all(name in pipeline.branches.by_name for name in one.names)]
+
+
+def fit(pipeline: ResolvedPipeline, opened: Sequence[Newest], repos: Mapping[str, Any]) -> None:
+    """Check that a pipeline can go on from a checkpoint, and give fields that it is new to their first values.
+
+    Args:
+        pipeline: The changed one.
+        opened: The open checkpoints; fields are added to their states.
+        repos: Those that the session works on.
+
+    Raises:
+        PipelineError: `does-not-fit`, with everything that does not.
+    """
+    problems = [
+        *_repos(pipeline, repos),
+        *_places(pipeline, opened),
+        *_arrivals(pipeline, opened),
+        *_fields(pipeline, graph_states(pipeline, opened)),
+    ]
+    if problems:
+        raise PipelineError.of(problems)
+
+
+def _problem(message: str, hint: str = HINT) -> Problem:
+    return Problem("does-not-fit", f"the pipeline does not fit the checkpoint: {message}", None, hint)
+
+
+def _repos(pipeline: ResolvedPipeline, repos: Mapping[str, Any]) -> Iterator[Problem]:
+    for name in pipeline.pipeline.workspace.repos:
+        if name not in repos:
+            known = ", ".join(repos)
+            yield _problem(f"its repo {name!r} is not one of the session's ({known})", "start a new session with `run`")
+
+
+def _levels(pipeline: ResolvedPipeline) -> dict[str, tuple[str, ...]]:
+    """Return node of a graph → the branches around that graph, the outermost first."""
+    branches = [branch for outer in pipeline.branches.lowered for branch in outer.walk()]
+    names = (*pipeline.topology.nodes, *pipeline.topology.joins)
+    levels = {name: tuple(branch.name for branch in branches if name in branch.members) for name in names}
+    for branch in branches:
+        levels[branch.name] = levels[branch.entry][: levels[branch.entry].index(branch.name)]
+    return levels
+
+
+def _places(pipeline: ResolvedPipeline, opened: Sequence[Newest]) -> Iterator[Problem]:
+    """Look for what is open, or about to start, and is not at the same place of the new graph."""
+    levels = _levels(pipeline)
+    told: set[str] = set()
+
+    def lacks(name: str, level: tuple[str, ...], what: str) -> Iterator[Problem]:
+        shown = name.removeprefix("branch.")
+        if shown not in told and levels.get(name) != level:
+            told.add(shown)
+            why = "which it does not have" if shown not in levels else "which stands at another place of its graph"
+            yield _problem(f"{shown!r} {what}, {why}")
+
+    for one in opened:
+        names = one.names
+        inside = [name for name in names if name in levels or name.startswith("branch.")] or list(names[:1])
+        for depth, name in enumerate(inside):
+            yield from lacks(name, tuple(inside[:depth]), "is at work there")
+        if all(name.startswith("branch.") for name in names):
+            for channel in one.checkpoint["channel_values"]:
+                name = channel.removeprefix(BRANCH_MARK)
+                if name != channel and not name.startswith("route."):
+                    yield from lacks(name, names, "is about to start there")
+
+
+def _arrivals(pipeline: ResolvedPipeline, opened: Sequence[Newest]) -> Iterator[Problem]:
+    state = opened[0].state
+    for name, arrived in (state.get("arrivals") or {}).items():
+        taken = (state.get("joined") or {}).get(name, {})
+        join = pipeline.topology.joins.get(name)
+        for source, turn in arrived.items():
+            if turn > taken.get(source, 0) and (join is None or source not in join.sources):
+                target = name.removeprefix("join.")
+                where = "the end" if target == END else repr(target)
+                yield _problem(f"{source!r} has arrived at the join before {where}, which is another one there")
+
+
+def _fields(pipeline: ResolvedPipeline, opened: Sequence[Newest]) -> Iterator[Problem]:
+    for name in pipeline.extension.annotations:
+        for one in opened:
+            held = one.state.get(name)
+            try:
+                if name in one.state:
+                    first_value(one.state, name, check_field(pipeline, name, getattr(held, "value", held)))
+                elif name in pipeline.extension.defaults:
+                    one.state[name] = pipeline.extension.defaults[name]
+            except PipelineError as error:
+                yield from (
+                    _problem(problem.message, "convert it with `--set`, or keep its type") for problem in error.problems
+                )
+                break
