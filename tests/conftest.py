@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from orchestra.runtime.observability import Event
     from orchestra.runtime.people import Channel
     from orchestra.runtime.result import SessionResult
+    from tests.pastkit import Past
 
 COMMAND = Path(sys.executable).with_name("orchestra")
 """The installed command."""
@@ -163,3 +164,14 @@ def scripted(tmp_path: Path) -> Callable[[Mapping[str, Any]], Path]:
         return write_script(tmp_path / "script.yaml", agents)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def past(tmp_path_factory: pytest.TempPathFactory) -> Past:
+    """A completed session for tests that look back on one and change nothing."""
+    from tests.pastkit import make_past
+
+    top = tmp_path_factory.mktemp("past")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(top / "home"))
+        return make_past(top)

@@ -31,6 +31,21 @@ InputOption = Annotated[
         help="Set an input; NAME=@FILE reads a file, NAME=- standard input; may be repeated.",
     ),
 ]
+CheckpointOption = Annotated[
+    str | None, typer.Option("--checkpoint", metavar="ID", help="The checkpoint of that id, or a unique beginning.")
+]
+AgentOption = Annotated[
+    str | None, typer.Option("--agent", metavar="NAME", help="The checkpoint at which the agent's last turn ended.")
+]
+TurnOption = Annotated[
+    int | None, typer.Option("--turn", metavar="N", min=1, help="The agent's turn N instead of its last one.")
+]
+BeforeOption = Annotated[
+    str | None, typer.Option("--before", metavar="NAME", help="The checkpoint at which the agent is about to start.")
+]
+StepOption = Annotated[
+    int | None, typer.Option("--step", metavar="N", help="The checkpoint between turns that `log` shows as step N.")
+]
 
 
 def read_inputs_given(given: Sequence[str] | None) -> dict[str, str]:
