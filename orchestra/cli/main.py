@@ -17,6 +17,7 @@ from orchestra.cli.demo import demo_command
 from orchestra.cli.doctor import doctor_command
 from orchestra.cli.log import log_command
 from orchestra.cli.place import enter
+from orchestra.cli.replay import replay_command
 from orchestra.cli.respond import respond_command
 from orchestra.cli.resume import resume_command
 from orchestra.cli.run import run_command
@@ -43,6 +44,7 @@ app.command("respond", short_help="Answer an agent, or see what it asks")(respon
 app.command("cancel", short_help="End a session for good")(cancel_command)
 app.command("status", short_help="Show the sessions of this project")(status_command)
 app.command("log", short_help="Show a session's checkpoints or events")(log_command)
+app.command("replay", short_help="Go on from any checkpoint, as a new session")(replay_command)
 app.command("doctor", short_help="Find out what is wrong, and what to do")(doctor_command)
 
 

@@ -88,14 +88,26 @@ def read_repos_given(given: Sequence[str] | None) -> dict[str, Path]:
     return {name: Path(value) for name, value in pairs.items()}
 
 
+def read_models_given(given: Sequence[str] | None) -> dict[str, str]:
+    """Read `--model` options.
+
+    Raises:
+        PipelineError: With every option that can't be read.
+    """
+    pairs, problems = _read_pairs(given, "--model")
+    if problems:
+        raise PipelineError.of(problems)
+    return pairs
+
+
 def _read_pairs(given: Sequence[str] | None, option: str) -> tuple[dict[str, str], list[Problem]]:
     """Read repeated NAME=VALUE options."""
     pairs: dict[str, str] = {}
     problems = []
-    value_word = "PATH" if option == "--repo" else "VALUE"
+    value_word = {"--repo": "PATH", "--model": "MODEL"}.get(option, "VALUE")
     for text in given or ():
         name, equals, value = text.partition("=")
-        if not equals or not name or (option == "--repo" and not value):
+        if not equals or not name or (option != "--input" and not value):
             what = "value" if name else "name"
             problems.append(_bad_option(f"`{option} {text}` has no {what}", f"write `{option} NAME={value_word}`"))
         elif name in pairs:

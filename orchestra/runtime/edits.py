@@ -101,6 +101,24 @@ def apply_edits(
     return dict(new["inputs"])
 
 
+def decided_already(pipeline: ResolvedPipeline, ended: Sequence[Mapping[str, Any]], edits: Sequence[Edit]) -> list[str]:
+    """Warn of outputs that were changed after a condition has read them: the way on is part of the checkpoint.
+
+    Args:
+        pipeline: What is going to run.
+        ended: The turns that have ended at the checkpoint.
+        edits: What was set.
+    """
+    agents = {edit.path[1] for edit in edits if edit.path[0] == "agent_outputs"} & {turn["agent"] for turn in ended}
+    return [
+        f"the condition {edge.condition!r} has already chosen what follows {agent!r} at this checkpoint, and is not "
+        f"asked again; with `--before {agent}` its turn and the choice are made anew"
+        for agent in sorted(agents)
+        for edge in pipeline.topology.edges.get(agent, ())
+        if edge.condition
+    ]
+
+
 def _refuse_unknown(pipeline: ResolvedPipeline, edit: Edit) -> None:
     field = edit.path[0]
     known = [*BASE, *pipeline.extension.annotations]

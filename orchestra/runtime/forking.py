@@ -17,9 +17,8 @@ from langgraph.types import Overwrite
 
 from orchestra.runtime.checkpoints import names_of
 from orchestra.runtime.failpoints import failpoint
-from orchestra.runtime.observability import Usage
+from orchestra.runtime.observability import Event, Usage
 from orchestra.runtime.serializer import StrictSerializer
-from orchestra.runtime.store import now
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -152,12 +151,15 @@ class Draft:
             rows = copy.execute("SELECT payload ->> 'question' FROM events WHERE type = 'human_turn'").fetchall()
         return {row[0] for row in rows}
 
-    def settle(self, record: SessionRecord, forked: Mapping[str, Any]) -> None:
+    def settle(self, record: SessionRecord, forked: Mapping[str, Any]) -> Event:
         """Make the copy the database of its own session.
 
         Args:
             record: The new session.
             forked: What its log says of where it comes from.
+
+        Returns:
+            The event that says so.
         """
         for one in self.newest():
             metadata = one.state.get("metadata")
@@ -189,11 +191,13 @@ class Draft:
             }
             names = ", ".join(f"{name} = ?" for name in fields)
             copy.execute(f"UPDATE sessions SET {names}", tuple(fields.values()))  # noqa: S608 - fixed names
+            (last,) = copy.execute("SELECT COALESCE(MAX(seq), 0) FROM events").fetchone()
+            event = Event(last + 1, record.created_at, "session_forked", payload=forked)
             copy.execute(
-                "INSERT INTO events (seq, time, type, payload)"
-                " SELECT COALESCE(MAX(seq), 0) + 1, ?, 'session_forked', ? FROM events",
-                (now(), json.dumps(forked)),
+                "INSERT INTO events (seq, time, type, payload) VALUES (?, ?, ?, ?)",
+                (event.seq, event.time, event.type, json.dumps(forked)),
             )
+        return event
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path)

@@ -19,13 +19,14 @@ from orchestra.graph.loader import load_pipeline
 from orchestra.graph.project import is_shipped
 from orchestra.graph.resolve import resolve
 from orchestra.runtime.creation import nothing_started, session_in_the_making, sweep
-from orchestra.runtime.edits import Edit, apply_edits
+from orchestra.runtime.edits import apply_edits, decided_already
 from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.fitting import fit, graph_states, open_ones
 from orchestra.runtime.forking import Draft
 from orchestra.runtime.frozen import freeze, resolve_frozen
 from orchestra.runtime.git import GitManager, RefUpdate
 from orchestra.runtime.inbox import Inbox
+from orchestra.runtime.observability import Event
 from orchestra.runtime.pinning import keep_commits, missing_from
 from orchestra.runtime.store import SessionRecord, Status, now, read_session
 from orchestra.runtime.turns import move_branch, session_branch
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from orchestra.graph.project import Project
     from orchestra.graph.resolved import ResolvedPipeline
     from orchestra.runtime.driver_lock import DriverLock
+    from orchestra.runtime.edits import Edit
     from orchestra.runtime.store import SessionFiles
     from orchestra.runtime.worktree import WorktreeManager
 
@@ -65,6 +67,8 @@ class Fork:
     about: Mapping[str, Any]
     """What `log` shows of the checkpoint."""
     forked_from: Mapping[str, str]
+    events: Sequence[Event]
+    """What whoever started it is to be shown."""
 
 
 @asynccontextmanager
@@ -106,7 +110,7 @@ async def forked(
     try:
         await making.make_branches()
         came_from = {"session_id": record.session_id, "checkpoint_id": str(checkpoint["checkpoint_id"])}
-        yield Fork(files, lock, about, came_from)
+        yield Fork(files, lock, about, came_from, making.told)
     finally:
         lock.release()
 
@@ -147,6 +151,7 @@ class _Making:
         self._draft = Draft(files.draft)
         self._points: dict[str, str] = {}
         """Repo → where its branch begins."""
+        self.told: list[Event] = []
 
     async def run(self, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         namespace, identity = str(checkpoint["checkpoint_ns"]), str(checkpoint["checkpoint_id"])
@@ -160,7 +165,9 @@ class _Making:
         await self._choose_branches()
         forked = {"session_id": self._source.session_id, "checkpoint_id": identity, "checkpoint_ns": namespace}
         record = self._record(inputs, {**forked, "seq": about["seq"]})
-        await asyncio.to_thread(self._draft.settle, record, forked)
+        event = await asyncio.to_thread(self._draft.settle, record, forked)
+        warnings = decided_already(self._pipeline, about["ended"], self._changes.edits)
+        self.told = [event, *(Event(0, event.time, "warning", payload={"message": text}) for text in warnings)]
         answered = self._draft.answered()
         failpoint("database-drafted")
         self._files.draft.rename(self._files.database)

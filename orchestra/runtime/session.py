@@ -198,6 +198,9 @@ class SessionManager:
         """
         async with forked(self._project, source, checkpoint, changes) as fork:
             with faults_named(fork.files.directory):
+                if self._listener is not None:
+                    for event in fork.events:
+                        self._listener(event)
                 record = read_session(fork.files)
                 session = await self._reopened(fork.files, record, fork.lock)
                 if goes_on:
