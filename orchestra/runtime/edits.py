@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from orchestra.agents.outputs import InvalidOutputError
 from orchestra.errors import PipelineError, Problem, did_you_mean
 from orchestra.graph.inputs import read_inputs
-from orchestra.runtime.forking import first_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from orchestra.graph.resolved import ResolvedPipeline
+    from orchestra.runtime.forking import Newest
 
 BASE = ("inputs", "agent_outputs")
 """Fields of the base state that may be set; the others are Orchestra's own bookkeeping."""
@@ -54,7 +54,7 @@ class Edit:
 
 def apply_edits(
     pipeline: ResolvedPipeline,
-    states: Sequence[dict[str, Any]],
+    opened: Sequence[Newest],
     inputs: Mapping[str, Any],
     given: Mapping[str, Any],
     edits: Sequence[Edit],
@@ -63,7 +63,7 @@ def apply_edits(
 
     Args:
         pipeline: What is going to run.
-        states: They are changed; the root's is the first.
+        opened: Their checkpoints, which are changed; the root's is the first.
         inputs: The inputs as they were.
         given: New values of inputs, or texts of the command line.
         edits: What to set.
@@ -77,17 +77,19 @@ def apply_edits(
     problems: list[Problem] = []
     kept = {name: value for name, value in inputs.items() if name in pipeline.pipeline.inputs}
     new: dict[str, Any] = {"inputs": {**kept, **given}}
+    doubtful: set[str] = set()
+    state = opened[0].state
     for edit in edits:
+        field = edit.path[0]
         try:
-            field = edit.path[0]
             _refuse_unknown(pipeline, edit)
-            held = new.get(field, _plain(states[0].get(field)))
-            new[field] = _with(held, edit.path[1:], edit)
+            new[field] = _with(new.get(field, _plain(state.get(field))), edit.path[1:], edit)
         except PipelineError as error:
             problems += error.problems
-    for field in [name for name in new if not problems]:
+            doubtful.add(field)
+    for field in new.keys() - doubtful:
         try:
-            new[field] = _checked(pipeline, field, new[field], states[0])
+            new[field] = _checked(pipeline, field, new[field], state)
         except PipelineError as error:
             problems += error.problems
     if problems:
@@ -95,9 +97,9 @@ def apply_edits(
     # A field that bears the name of an input begins with it.
     begun = {name: value for name, value in new["inputs"].items() if value != inputs.get(name)}
     fields = {name: value for name, value in begun.items() if name in pipeline.extension.annotations}
-    for state in states:
+    for one in opened:
         for name, value in {**fields, **new}.items():
-            first_value(state, name, deepcopy(value))
+            one.set(name, deepcopy(value))
     return dict(new["inputs"])
 
 

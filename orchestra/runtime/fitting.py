@@ -8,7 +8,6 @@ from orchestra.errors import PipelineError, Problem
 from orchestra.graph.topology import END
 from orchestra.runtime.checkpoints import BRANCH_MARK
 from orchestra.runtime.edits import check_field
-from orchestra.runtime.forking import first_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -119,9 +118,9 @@ def _fields(pipeline: ResolvedPipeline, opened: Sequence[Newest]) -> Iterator[Pr
             held = one.state.get(name)
             try:
                 if name in one.state:
-                    first_value(one.state, name, check_field(pipeline, name, getattr(held, "value", held)))
+                    one.set(name, check_field(pipeline, name, getattr(held, "value", held)))
                 elif name in pipeline.extension.defaults:
-                    one.state[name] = pipeline.extension.defaults[name]
+                    one.set(name, pipeline.extension.defaults[name])
             except PipelineError as error:
                 yield from (
                     _problem(problem.message, "convert it with `--set`, or keep its type") for problem in error.problems

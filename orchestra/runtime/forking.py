@@ -52,8 +52,20 @@ class Newest:
     def state(self) -> dict[str, Any]:
         """The graph's state; changes of it are kept by `Draft.replace`."""
         values: dict[str, Any] = self.checkpoint["channel_values"]
-        held: dict[str, Any] = values[START] if isinstance(values.get(START), dict) else values
+        held: dict[str, Any] = values[START] if self.is_first else values
         return held
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the graph has not taken up its input yet."""
+        return isinstance(self.checkpoint["channel_values"].get(START), dict)
+
+    def set(self, name: str, value: Any) -> None:
+        """Set a field of the state, also one that had no value, and one whose first value no reducer may fold."""
+        self.state[name] = Overwrite(value) if isinstance(self.state.get(name), Overwrite) else value
+        if not self.is_first:
+            versions = self.checkpoint["channel_versions"]
+            versions.setdefault(name, max(versions.values()))
 
 
 class Draft:
@@ -144,6 +156,11 @@ class Draft:
                 "UPDATE checkpoints SET type = ?, checkpoint = ? WHERE checkpoint_ns = ? AND checkpoint_id = ?",
                 (kind, blob, changed.namespace, changed.checkpoint_id),
             )
+            if changed.is_first:  # what its input was, spread over the fields: LangGraph does that again
+                copy.execute(
+                    "DELETE FROM writes WHERE checkpoint_ns = ? AND checkpoint_id = ?",
+                    (changed.namespace, changed.checkpoint_id),
+                )
 
     def answered(self) -> set[str]:
         """Return the questions whose answers have been taken up."""
@@ -203,11 +220,6 @@ class Draft:
         connection = sqlite3.connect(self._path)
         connection.execute("PRAGMA synchronous = FULL")
         return connection
-
-
-def first_value(state: dict[str, Any], name: str, value: Any) -> None:
-    """Set a field of a graph's state, also where it is the input that a reducer is to take for the field's start."""
-    state[name] = Overwrite(value) if isinstance(state.get(name), Overwrite) else value
 
 
 def _cut(copy: sqlite3.Connection, seq: int) -> None:

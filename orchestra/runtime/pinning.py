@@ -29,7 +29,7 @@ async def missing_from(git: GitManager, where: Place, commits: Collection[str]) 
         listed = (await git.run(where, *args, input=asked)).stdout
         sizes = await git.run(where, "cat-file", "--batch-check", input=listed)
     except GitError as error:
-        if error.code != "git-failed":
+        if error.code not in {"git-failed", "corrupt-object"}:
             raise
         return error.stderr.strip().removeprefix("fatal: ") or error.message
     # A file of no bytes, as a power failure leaves it, is an object that is there and can't be read.

@@ -184,7 +184,7 @@ class _Making:
         if changes.pipeline:
             fit(self._pipeline, opened, self._workspace.repos)
         changed = graph_states(self._pipeline, opened)
-        inputs = apply_edits(self._pipeline, [one.state for one in changed], inputs, changes.inputs, changes.edits)
+        inputs = apply_edits(self._pipeline, changed, inputs, changes.inputs, changes.edits)
         for one in changed:
             self._draft.replace(one)
         return inputs
@@ -228,6 +228,7 @@ class _Making:
         prefix = f"refs/orchestra/{session}"
         for repo in self._workspace.repos.values():
             await self._git.update_refs(repo.repository, [RefUpdate(f"{prefix}/base", repo.base, None)])
+            failpoint("fork-base-pinned")
             await keep_commits(self._git, repo.repository, f"{prefix}/fork", repo.base, named, session=session)
 
     async def _choose_branches(self) -> None:
