@@ -88,7 +88,7 @@ def _places(pipeline: ResolvedPipeline, opened: Sequence[Newest]) -> Iterator[Pr
             why = "which it does not have" if shown not in levels else "which stands at another place of its graph"
             yield _problem(f"{shown!r} {what}, {why}")
 
-    for one in opened:
+    for one in reversed(opened):  # what is at work is about to start in the graph around it
         names = one.names
         inside = [name for name in names if name in levels or name.startswith("branch.")] or list(names[:1])
         for depth, name in enumerate(inside):
