@@ -67,9 +67,13 @@ class AgentBody:
         )
         decides = result.decision is not None
         output = result.decision if decides else result.output
+        given = state.get("_given", {}).get(name, {})
+        given = given if given.get("turn") == turn.number else {}
+        output = given.get("output", output)
         text = result.text or ("" if isinstance(output, str) else json.dumps(output, ensure_ascii=False))
         message = AIMessage(text, name=name, id=f"{name}-{turn.number}")
-        update = {"agent_outputs": {name: output}, "messages": [message], **_own_fields(output, self._fields)}
+        fields = _own_fields(output, self._fields) | _own_fields(given.get("fields"), self._fields)
+        update = {"agent_outputs": {name: output}, "messages": [message], **fields}
         return Outcome(update, result.commit_messages, decides)
 
 

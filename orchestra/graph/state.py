@@ -83,6 +83,8 @@ class OrchestraState(TypedDict, total=False):
     """Node behind a join → the conflict that is open there; empty once it is resolved."""
     _conflicts: Annotated[dict[str, dict[str, Any]], merge]
     """Number → a conflict of the session as `run --json` tells it, solved ones too."""
+    _given: Annotated[dict[str, dict[str, Any]], merge]
+    """Agent → `{"turn", "output", "fields"}`: what a person put in the place of that turn's output (`replay --set`)."""
 
 
 BASE_FIELDS = frozenset(name for name in OrchestraState.__annotations__ if not name.startswith("_"))

@@ -7,9 +7,12 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from langgraph.types import Overwrite
+
 from orchestra.agents.outputs import InvalidOutputError
 from orchestra.errors import PipelineError, Problem, did_you_mean
 from orchestra.graph.inputs import read_inputs
+from orchestra.graph.state import JOURNAL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,18 +55,60 @@ class Edit:
         return ".".join(self.path)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """Where the state is changed."""
+
+    opened: Sequence[Newest]
+    """The checkpoints of the graphs that have not ended, the root's first; they are changed."""
+    namespace: str
+    """The graph of the checkpoint that was named."""
+    held: Mapping[str, Any]
+    """Its state."""
+    unended: Mapping[str, int]
+    """Agent → turn, of those that end once more."""
+
+
+def asked_anew(pipeline: ResolvedPipeline, ended: Sequence[Mapping[str, Any]], edits: Sequence[Edit]) -> dict[str, int]:
+    """Return agent → turn of those that have to end once more: a condition has read the state that is changed.
+
+    What it has chosen is part of the checkpoint, so the fork begins just before it. A step would run its command again,
+    hence what follows a step stays chosen.
+
+    Args:
+        pipeline: What is going to run.
+        ended: The turns that have ended at the checkpoint.
+        edits: What to set.
+    """
+    conditional = {edge.source for leaving in pipeline.topology.edges.values() for edge in leaving if edge.condition}
+    known = {str(turn["agent"]): int(turn["turn"]) for turn in ended if edits}
+    return {agent: turn for agent, turn in known.items() if agent in conditional and agent in pipeline.agents}
+
+
+def decided_already(pipeline: ResolvedPipeline, ended: Sequence[Mapping[str, Any]], edits: Sequence[Edit]) -> list[str]:
+    """Warn of steps that lead through a condition: it has chosen what follows, and is not asked again."""
+    steps = {str(turn["agent"]) for turn in ended if edits} - asked_anew(pipeline, ended, edits).keys()
+    return [
+        f"the condition {edge.condition!r} has already chosen what follows {step!r} at this checkpoint, and is not "
+        f"asked again; with `--before {step}` the step and the choice are made anew"
+        for step in sorted(steps)
+        for edge in pipeline.topology.edges.get(step, ())
+        if edge.condition
+    ]
+
+
 def apply_edits(
     pipeline: ResolvedPipeline,
-    opened: Sequence[Newest],
+    moment: Moment,
     inputs: Mapping[str, Any],
     given: Mapping[str, Any],
     edits: Sequence[Edit],
 ) -> dict[str, Any]:
-    """Set values in the states of a checkpoint: that of the root and of the branches that are open.
+    """Set values in the state of a checkpoint: in the root's and in those of the branches that are open.
 
     Args:
         pipeline: What is going to run.
-        opened: Their checkpoints, which are changed; the root's is the first.
+        moment: Where.
         inputs: The inputs as they were.
         given: New values of inputs, or texts of the command line.
         edits: What to set.
@@ -74,51 +119,81 @@ def apply_edits(
     Raises:
         PipelineError: With everything that can't be set.
     """
-    problems: list[Problem] = []
     kept = {name: value for name, value in inputs.items() if name in pipeline.pipeline.inputs}
-    new: dict[str, Any] = {"inputs": {**kept, **given}}
+    new = _changed(pipeline, moment.held, {**kept, **given}, edits)
+    # A field that bears the name of an input begins with it.
+    begun = {name: value for name, value in new["inputs"].items() if value != inputs.get(name)}
+    fields = {name: value for name, value in begun.items() if name in pipeline.extension.annotations}
+    fields |= {name: value for name, value in new.items() if name not in BASE}
+    outputs = new.get("agent_outputs", {})
+    for one in moment.opened:
+        one.set("inputs", deepcopy(new["inputs"]))
+        for name, value in fields.items():
+            one.set(name, deepcopy(value))
+        if outputs:
+            known = _plain(one.state.get("agent_outputs")) or {}
+            one.set("agent_outputs", {**known, **_others(outputs, moment.unended)})
+    _hand_on(pipeline, moment, fields, outputs)
+    return dict(new["inputs"])
+
+
+def _changed(
+    pipeline: ResolvedPipeline, held: Mapping[str, Any], inputs: Mapping[str, Any], edits: Sequence[Edit]
+) -> dict[str, Any]:
+    """Return the fields that are set, checked; of the outputs only those that are."""
+    problems: list[Problem] = []
+    new: dict[str, Any] = {"inputs": dict(inputs)}
     doubtful: set[str] = set()
-    state = opened[0].state
     for edit in edits:
         field = edit.path[0]
         try:
             _refuse_unknown(pipeline, edit)
-            new[field] = _with(new.get(field, _plain(state.get(field))), edit.path[1:], edit)
+            new[field] = _with(new.get(field, _plain(held.get(field))), edit.path[1:], edit)
         except PipelineError as error:
             problems += error.problems
             doubtful.add(field)
+    if "agent_outputs" in new:
+        named = {edit.path[1] for edit in edits if edit.path[0] == "agent_outputs" and len(edit.path) > 1}
+        new["agent_outputs"] = {name: value for name, value in new["agent_outputs"].items() if name in named}
     for field in new.keys() - doubtful:
         try:
-            new[field] = _checked(pipeline, field, new[field], state)
+            new[field] = _checked(pipeline, field, new[field])
         except PipelineError as error:
             problems += error.problems
     if problems:
         raise PipelineError.of(problems)
-    # A field that bears the name of an input begins with it.
-    begun = {name: value for name, value in new["inputs"].items() if value != inputs.get(name)}
-    fields = {name: value for name, value in begun.items() if name in pipeline.extension.annotations}
-    for one in opened:
-        for name, value in {**fields, **new}.items():
-            one.set(name, deepcopy(value))
-    return dict(new["inputs"])
+    return new
 
 
-def decided_already(pipeline: ResolvedPipeline, ended: Sequence[Mapping[str, Any]], edits: Sequence[Edit]) -> list[str]:
-    """Warn of outputs that were changed after a condition has read them: the way on is part of the checkpoint.
+def _hand_on(pipeline: ResolvedPipeline, moment: Moment, fields: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+    """Put what is set where it would be lost: a turn that ends writes its own, a branch hands on what it has noted."""
+    at = next((one for one in moment.opened if one.namespace == moment.namespace), None)
+    if at is None:
+        return
+    if moment.unended:
+        at.set(
+            "_given",
+            {
+                agent: {"turn": turn, "fields": dict(fields)} | _entry("output", outputs, agent)
+                for agent, turn in moment.unended.items()
+            },
+        )
+    others = _others(outputs, moment.unended)
+    entry = {
+        name: Overwrite(value) if pipeline.extension.has_reducer(name) else value for name, value in fields.items()
+    }
+    if others:
+        entry["agent_outputs"] = others
+    if at.namespace and entry:
+        at.set(JOURNAL, [*at.state.get(JOURNAL, []), entry])
 
-    Args:
-        pipeline: What is going to run.
-        ended: The turns that have ended at the checkpoint.
-        edits: What was set.
-    """
-    agents = {edit.path[1] for edit in edits if edit.path[0] == "agent_outputs"} & {turn["agent"] for turn in ended}
-    return [
-        f"the condition {edge.condition!r} has already chosen what follows {agent!r} at this checkpoint, and is not "
-        f"asked again; with `--before {agent}` its turn and the choice are made anew"
-        for agent in sorted(agents)
-        for edge in pipeline.topology.edges.get(agent, ())
-        if edge.condition
-    ]
+
+def _others(outputs: Mapping[str, Any], unended: Mapping[str, int]) -> dict[str, Any]:
+    return {name: deepcopy(value) for name, value in outputs.items() if name not in unended}
+
+
+def _entry(key: str, values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: deepcopy(values[name])} if name in values else {}
 
 
 def _refuse_unknown(pipeline: ResolvedPipeline, edit: Edit) -> None:
@@ -160,12 +235,11 @@ def _with(held: Any, path: tuple[str, ...], edit: Edit) -> Any:
     )
 
 
-def _checked(pipeline: ResolvedPipeline, field: str, value: Any, state: Mapping[str, Any]) -> Any:
+def _checked(pipeline: ResolvedPipeline, field: str, value: Any) -> Any:
     if field == "inputs":
         return read_inputs(pipeline, value)
     if field == "agent_outputs":
-        before = _plain(state.get(field)) or {}
-        return {name: _output(pipeline, name, one) if one != before.get(name) else one for name, one in value.items()}
+        return {name: _output(pipeline, name, one) for name, one in value.items()}
     return check_field(pipeline, field, value)
 
 

@@ -21,7 +21,7 @@ from orchestra.runtime.observability import Event, Usage
 from orchestra.runtime.serializer import StrictSerializer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from orchestra.runtime.store import SessionFiles, SessionRecord
@@ -79,16 +79,20 @@ class Draft:
         self._path = path
         self._serializer = StrictSerializer()
 
-    def take(self, source: SessionFiles, namespace: str, checkpoint_id: str) -> dict[str, Any]:
+    def take(
+        self, source: SessionFiles, namespace: str, checkpoint_id: str, unended: Collection[str] = ()
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Copy a session's database as it was when a checkpoint had just been written.
 
         Args:
             source: The session that is left.
             namespace: That of the checkpoint.
             checkpoint_id: Its id.
+            unended: Agents whose turns have ended at the checkpoint and are to end once more: then it is as it was just
+                before, without what these turns gave.
 
         Returns:
-            What `log` shows of the checkpoint, with its place `seq` in the order of the session.
+            What `log` shows of the checkpoint, with its place `seq` in the order of the session, and its state.
         """
         self._path.unlink(missing_ok=True)
         self._path.touch(mode=0o600)
@@ -99,16 +103,32 @@ class Draft:
         with closing(self._connect()) as copy:
             # All of it in the one file that gets the database's name.
             copy.execute("PRAGMA journal_mode = DELETE")
-            (metadata,) = copy.execute(
-                "SELECT metadata FROM checkpoints WHERE checkpoint_ns = ? AND checkpoint_id = ?",
+            kind, blob, metadata = copy.execute(
+                "SELECT type, checkpoint, metadata FROM checkpoints WHERE checkpoint_ns = ? AND checkpoint_id = ?",
                 (namespace, checkpoint_id),
             ).fetchone()
             about: dict[str, Any] = json.loads(metadata)["orchestra"]
+            held: dict[str, Any] = self._serializer.loads_typed((kind, blob))["channel_values"]
             with copy:
-                _cut(copy, int(about["seq"]))
+                _cut(copy, int(about["seq"]), including=not unended)
+                self._unend(copy, namespace, [turn for turn in about["ended"] if turn["agent"] in unended])
             copy.execute("VACUUM")
         failpoint("fork-cut")
-        return about
+        return about, held
+
+    def _unend(self, copy: sqlite3.Connection, namespace: str, turns: Sequence[Mapping[str, Any]]) -> None:
+        """Have turns end once more: what their nodes gave goes, what is inside them stays."""
+        for turn in turns:
+            for task, kind, blob in copy.execute(
+                "SELECT task_id, type, value FROM writes WHERE checkpoint_ns = ? AND channel = 'ended'", (namespace,)
+            ).fetchall():
+                if turn in self._serializer.loads_typed((kind, blob)):
+                    copy.execute("DELETE FROM writes WHERE checkpoint_ns = ? AND task_id = ?", (namespace, task))
+            copy.execute(
+                "DELETE FROM events WHERE node = ? AND turn = ?"
+                " AND type IN ('turn_committed', 'turn_ended', 'condition_chose')",
+                (turn["agent"], turn["turn"]),
+            )
 
     def newest(self) -> list[Newest]:
         """Return the newest checkpoint of every graph, the root's first."""
@@ -222,8 +242,8 @@ class Draft:
         return connection
 
 
-def _cut(copy: sqlite3.Connection, seq: int) -> None:
-    """Remove what came after a checkpoint.
+def _cut(copy: sqlite3.Connection, seq: int, *, including: bool) -> None:
+    """Remove what came after a checkpoint, or it as well.
 
     A session of an older Orchestra did not note in which order its writes and events came. Those that hang on the
     newest checkpoint of a graph are left out then: at most what they hold is done once more.
@@ -235,7 +255,8 @@ def _cut(copy: sqlite3.Connection, seq: int) -> None:
         copy.execute("CREATE TEMP TABLE write_order (checkpoint_ns, checkpoint_id, task_id, idx, after)")
     (noted,) = copy.execute("SELECT MAX(last_event) FROM checkpoint_order WHERE seq = ?", (seq,)).fetchone()
     chosen = copy.execute(f"SELECT checkpoint_id FROM checkpoints WHERE {place} = ?", (seq,)).fetchone()  # noqa: S608
-    copy.execute(f"DELETE FROM checkpoints WHERE {place} > ?", (seq,))  # noqa: S608 - a fixed expression
+    last = seq if including else seq - 1
+    copy.execute(f"DELETE FROM checkpoints WHERE {place} > ?", (last,))  # noqa: S608 - a fixed expression
     copy.execute(
         "DELETE FROM writes WHERE (checkpoint_ns, checkpoint_id) NOT IN"
         " (SELECT checkpoint_ns, checkpoint_id FROM checkpoints)"
@@ -258,7 +279,7 @@ def _cut(copy: sqlite3.Connection, seq: int) -> None:
             f"DELETE FROM {table} WHERE (checkpoint_ns, checkpoint_id) NOT IN"  # noqa: S608 - fixed names
             " (SELECT checkpoint_ns, checkpoint_id FROM checkpoints)"
         )
-    copy.execute("DELETE FROM checkpoint_order WHERE seq > ?", (seq,))
+    copy.execute("DELETE FROM checkpoint_order WHERE seq > ?", (last,))
     copy.execute(
         "DELETE FROM write_order WHERE (checkpoint_ns, checkpoint_id, task_id, idx) NOT IN"
         " (SELECT checkpoint_ns, checkpoint_id, task_id, idx FROM writes)"

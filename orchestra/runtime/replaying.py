@@ -19,10 +19,10 @@ from orchestra.graph.loader import load_pipeline
 from orchestra.graph.project import is_shipped
 from orchestra.graph.resolve import resolve
 from orchestra.runtime.creation import nothing_started, session_in_the_making, sweep
-from orchestra.runtime.edits import apply_edits, decided_already
+from orchestra.runtime.edits import Moment, apply_edits, asked_anew, decided_already
 from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.fitting import fit, graph_states, open_ones
-from orchestra.runtime.forking import Draft
+from orchestra.runtime.forking import START, Draft
 from orchestra.runtime.frozen import freeze, resolve_frozen
 from orchestra.runtime.git import GitManager, RefUpdate
 from orchestra.runtime.inbox import Inbox
@@ -155,16 +155,17 @@ class _Making:
 
     async def run(self, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         namespace, identity = str(checkpoint["checkpoint_ns"]), str(checkpoint["checkpoint_id"])
-        about = await asyncio.to_thread(self._draft.take, self._source.files, namespace, identity)
-        inputs = await asyncio.to_thread(self._change)
+        unended = asked_anew(self._pipeline, checkpoint["ended"], self._changes.edits)
+        about, held = await asyncio.to_thread(self._draft.take, self._source.files, namespace, identity, unended)
+        inputs = await asyncio.to_thread(self._change, namespace, held, unended)
         self._points = {**self._workspace.bases, **self._draft.branch_points()}
         await self._prove(identity, about)
         self._copy_files()
         failpoint("fork-files-copied")
-        await self._pin()
+        await self._pin(about["repos"].values())
         await self._choose_branches()
         forked = {"session_id": self._source.session_id, "checkpoint_id": identity, "checkpoint_ns": namespace}
-        record = self._record(inputs, {**forked, "seq": about["seq"]})
+        record = self._record(inputs, {**forked, "seq": about["seq"] - bool(unended)})
         event = await asyncio.to_thread(self._draft.settle, record, forked)
         warnings = decided_already(self._pipeline, about["ended"], self._changes.edits)
         self.told = [event, *(Event(0, event.time, "warning", payload={"message": text}) for text in warnings)]
@@ -175,7 +176,7 @@ class _Making:
         self._copy_answers(answered)
         return about
 
-    def _change(self) -> dict[str, Any]:
+    def _change(self, namespace: str, held: Mapping[str, Any], unended: Mapping[str, int]) -> dict[str, Any]:
         """Change the state as asked; gives the inputs as they are then."""
         changes, inputs = self._changes, self._source.inputs
         if not (changes.edits or changes.inputs or changes.pipeline):
@@ -184,7 +185,11 @@ class _Making:
         if changes.pipeline:
             fit(self._pipeline, opened, self._workspace.repos)
         changed = graph_states(self._pipeline, opened)
-        inputs = apply_edits(self._pipeline, changed, inputs, changes.inputs, changes.edits)
+        if namespace not in {one.namespace for one in changed}:  # inside a turn: what the graph around it has
+            around = [one for one in changed if namespace.startswith(one.namespace)]
+            namespace, held = around[-1].namespace, around[-1].state
+        moment = Moment(opened=changed, namespace=namespace, held=held.get(START) or held, unended=unended)
+        inputs = apply_edits(self._pipeline, moment, inputs, changes.inputs, changes.edits)
         for one in changed:
             self._draft.replace(one)
         return inputs
@@ -222,8 +227,8 @@ class _Making:
         if source.copies.is_dir():
             shutil.copytree(source.copies, self._files.copies, symlinks=True)
 
-    async def _pin(self) -> None:
-        named = await asyncio.to_thread(self._draft.named_commits)
+    async def _pin(self, shown: Iterable[str]) -> None:
+        named = await asyncio.to_thread(self._draft.named_commits) | set(shown)
         session = self._files.session_id
         prefix = f"refs/orchestra/{session}"
         for repo in self._workspace.repos.values():

@@ -362,15 +362,97 @@ async def test_a_value_that_is_set_decides_what_follows(counted: Forks) -> None:
 
 
 async def test_an_output_that_is_set_is_what_the_others_see(counted: Forks) -> None:
-    told: list[Any] = []
-    manager = SessionManager(find_project(counted.root), told.append)
     edits = [Edit.parse("agent_outputs.judge.seen=7"), Edit.parse("agent_outputs.writer=Something else.")]
-    result = await manager.replay(counted.files, counted.row(agent="judge"), Changes(edits=edits))
+    result = await counted.fork(counted.row(before="closer"), edits=edits)
     assert result.agent_outputs == {"writer": "Something else.", "judge": {"seen": 7}, "closer": "Closed."}
-    warnings = [event.payload["message"] for event in told if event.type == "warning"]
-    assert len(warnings) == 1
-    assert "'enough'" in warnings[0]
-    assert "--before judge" in warnings[0]
+    assert turns(result) == ["writer 1", "judge 1", "closer 1"]
+
+
+@pytest.mark.parametrize("edit", ["agent_outputs.judge.seen=0", "limit=2"])
+async def test_a_condition_that_has_read_what_is_set_is_asked_anew_and_no_call_is_paid_again(
+    counted: Forks, edit: str
+) -> None:
+    row = counted.row(agent="judge")
+    result = await counted.fork(row, edits=[Edit.parse(edit)])
+    assert turns(result) == ["writer 1", "judge 1", "writer 2", "judge 2", "closer 1"]
+    assert result.agent_outputs["judge"] == {"seen": 2}
+    assert result.as_json()["forked_from"]["checkpoint_id"] == row["checkpoint_id"]
+    assert result.record.usage["model_calls"] == 3 + 4
+    again = await counted.fork(row, edits=[Edit.parse(edit)], run=False)
+    assert files_in(Path(again.worktrees["repo"]))["a.txt"] == "1\n"
+    assert turns(await counted.manager().resume(again.record.files)) == turns(result)
+
+
+async def test_what_is_set_inside_a_branch_counts_there_and_after_it(tmp_path: Path) -> None:
+    workshop = workshop_at(tmp_path)
+    judge = {"type": "object", "properties": {"go": {"type": "string"}}, "required": ["go"]}
+    content = {
+        "name": "branched",
+        "agents": {
+            "first": agent(tools=["write-file"]),
+            "judge": agent(output=judge),
+            "tail": agent(tools=["write-file"]),
+            "beside": agent(tools=["write-file"]),
+            "last": agent("{{ agent_outputs.first }}"),
+        },
+        "graph": [
+            {"from": "START", "to": ["first", "beside"]},
+            {"from": "first", "to": "judge"},
+            {"from": "judge", "to": {"again": "first", "on": "tail"}, "condition": "go", "max_loops": 2},
+            {"from": ["tail", "beside"], "to": "last"},
+            {"from": "last", "to": "END"},
+        ],
+    }
+    script = {
+        "first": [[writes("a.txt", f"{turn}\n"), says(f"First {turn}.")] for turn in (1, 2)],
+        "judge": [[{"output": {"go": "on"}}], [{"output": {"go": "on"}}]],
+        "tail": [[writes("t.txt", "t\n"), says("Tail.")]],
+        "beside": [[writes("b.txt", "b\n"), says("Beside.")]],
+        "last": [[says("Last.")]],
+    }
+    go = "import orchestra\n\n\n@orchestra.condition('go')\ndef go(s):\n    return s['agent_outputs']['judge']['go']\n"
+    result = await workshop.run(workshop.pipeline(content, script=script, files={"conditions/go.py": go}))
+    forks = Forks(workshop, {"repo": workshop.repo}, result.record.session_id)
+    row = forks.row(agent="judge")
+    assert row["checkpoint_ns"].startswith("branch.first:")
+    again = await forks.fork(row, edits=[Edit.parse("agent_outputs.judge.go=again")])
+    assert sorted(turns(again)) == [
+        *("beside 1", "first 1", "first 2", "judge 1", "judge 2", "last 1", "tail 1"),
+    ]
+    assert files_at(workshop.repo.path, again.commits["repo"])["a.txt"] == "2\n"
+    words = await forks.fork(forks.row(agent="first"), edits=[Edit.parse("agent_outputs.first=Other words.")])
+    assert words.agent_outputs["first"] == "Other words."
+    assert sorted(turns(words)) == sorted(turns(result))
+
+
+async def test_a_step_is_not_run_again_for_what_is_set(tmp_path: Path) -> None:
+    workshop = workshop_at(tmp_path)
+    content = {
+        "name": "stepped",
+        "workspace": {"tools": {"repo": {"check": {"command": "exit 1"}}}},
+        "agents": {"fixer": agent()},
+        "steps": {"check": {"tool": "check"}},
+        "graph": [
+            {"from": "START", "to": "check"},
+            {"from": "check", "to": {"bad": "fixer", "good": "END"}, "condition": "passed"},
+            {"from": "fixer", "to": "END"},
+        ],
+    }
+    passed = (
+        "import orchestra\n\n\n@orchestra.condition('passed')\ndef passed(state):\n"
+        "    return 'bad' if state['agent_outputs']['check']['exit_code'] else 'good'\n"
+    )
+    script = {"fixer": [[says("Fixed.")]]}
+    result = await workshop.run(workshop.pipeline(content, script=script, files={"conditions/passed.py": passed}))
+    told: list[Any] = []
+    source = find_session(workshop.repo.path, result.record.session_id)
+    row = find_checkpoint(source, CheckpointName(agent="check"))
+    manager = SessionManager(find_project(workshop.repo.path), told.append)
+    changes = Changes(edits=[Edit.parse("agent_outputs.check.exit_code=0")])
+    forked = await manager.replay(source, row, changes)
+    assert turns(forked) == ["check 1", "fixer 1"]
+    (warning,) = [event.payload["message"] for event in told if event.type == "warning"]
+    assert "'passed' has already chosen what follows 'check'" in warning
 
 
 async def test_an_input_that_is_set_is_what_later_prompts_say(counted: Forks) -> None:
@@ -587,7 +669,7 @@ async def test_a_session_that_did_not_note_its_order_is_forked_too(counted: Fork
                 connection.execute(f"DROP {kind} IF EXISTS {name}")
     row = counted.row(agent="writer")
     draft = Draft(tmp_path / "draft.db")
-    about = draft.take(old, row["checkpoint_ns"], row["checkpoint_id"])
+    about, _ = draft.take(old, row["checkpoint_ns"], row["checkpoint_id"])
     assert about["repos"] == row["repos"]
     assert max(one.seq for one in draft.newest()) == about["seq"]
     with closing(sqlite3.connect(tmp_path / "draft.db")) as connection:
