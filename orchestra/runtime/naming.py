@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestra.errors import PipelineError, SessionError, did_you_mean
-from orchestra.runtime.spans import is_inside, spans_of
+from orchestra.runtime.spans import about_to_start, is_inside, spans_of
 from orchestra.runtime.store import read_checkpoints
 
 if TYPE_CHECKING:
@@ -155,16 +155,11 @@ def _find_before(rows: Sequence[dict[str, Any]], name: str, turn: int | None, se
         )
         raise _unknown(message, f"leave `--turn` out for the last one of {name!r}")
     limit = begun[-1].began if begun else len(rows)
-    row = _newest_to_start(rows[:limit], name)
+    row = about_to_start(rows[:limit], name)
     if row is None:
         message = f"the session {session} has not come to {'' if turn is None else f'turn {turn} of '}{name!r}"
         raise _unknown(message, f"`orchestra log {session}` shows how far it has come")
     return row
-
-
-def _newest_to_start(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any] | None:
-    """Return the newest checkpoint between turns at which an agent, step or join is to start next."""
-    return next((row for row in reversed(rows) if name in row["next"] and not is_inside(row)), None)
 
 
 def _find_before_join(rows: Sequence[dict[str, Any]], name: str, turn: int | None, session: str) -> dict[str, Any]:
@@ -172,7 +167,7 @@ def _find_before_join(rows: Sequence[dict[str, Any]], name: str, turn: int | Non
         target = name.removeprefix("join.")
         hint = f"write `--before {target} --turn {turn}` for what comes behind it"
         raise PipelineError(f"{name!r} is a join, which has no turns", code="bad-option", hint=hint)
-    row = _newest_to_start(rows, name)
+    row = about_to_start(rows, name)
     if row is None:
         joins = sorted({item for other in rows for item in other["next"] if item.startswith("join.")})
         near = did_you_mean(name, joins) or f"joins there: {_listed(joins)}"

@@ -21,7 +21,7 @@ from orchestra.runtime.driver_lock import is_driven
 from orchestra.runtime.machine import database_error, is_full
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 VERSION = 1
 """Of the session database's schema; a newer one is refused, untouched."""
@@ -332,10 +332,12 @@ def read_turns(files: SessionFiles) -> list[dict[str, Any]]:
         return [dict(row) for row in connection.execute("SELECT * FROM turns")]
 
 
-def read_events(files: SessionFiles) -> Iterator[dict[str, Any]]:
-    """Yield the events of a session in order."""
+def read_events(files: SessionFiles, types: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the events of a session in order, all or those of some types."""
+    chosen = "" if types is None else f"WHERE type IN ({', '.join('?' * len(types))})"
+    statement = f"SELECT * FROM events {chosen} ORDER BY seq"  # noqa: S608 - only marks
     with open_readonly(files, lasting=True) as connection:
-        for row in connection.execute("SELECT * FROM events ORDER BY seq"):
+        for row in connection.execute(statement, tuple(types or ())):
             yield {**dict(row), "payload": event_payload(row["payload"])}
 
 
