@@ -124,6 +124,11 @@ def committed(files: SessionFiles) -> dict[tuple[str, int], dict[str, str]]:
     return _read_events(files, ()).commits
 
 
+def decisions_of(files: SessionFiles) -> dict[tuple[str, int], tuple[str, ...]]:
+    """Return what conditions and people have decided: `(agent, turn)` → in words."""
+    return {turn: tuple(said) for turn, said in _read_events(files, ()).decisions.items()}
+
+
 def decision_of(kind: str, payload: Mapping[str, Any]) -> str | None:
     """Return what a condition or a person has decided, in words; None where the event is no decision."""
     if kind == "condition_chose":

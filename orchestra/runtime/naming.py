@@ -189,6 +189,22 @@ def turns_of(rows: Sequence[Row], agent: str, *, session: str) -> list[Span]:
     return sorted(spans, key=lambda span: span.turn)
 
 
+def find_turn(rows: Sequence[Row], agent: str, turn: int | None, *, session: str) -> Span:
+    """Find a turn of an agent or step that has begun, also one that has not ended: the last one, or `turn`.
+
+    Raises:
+        SessionError: `unknown-checkpoint`.
+    """
+    spans = turns_of(rows, agent, session=session)
+    found = next((span for span in reversed(spans) if turn in (None, span.turn)), None)
+    if found is None:
+        which = "no turn" if turn is None else f"no turn {turn}"
+        begun = _listed(span.turn for span in spans)
+        hint = f"leave `--turn` out for the last one of {agent!r}" if spans else f"`orchestra log {session}` shows more"
+        raise _unknown(f"{which} of {agent!r} has begun in the session {session}; begun: {begun}", hint)
+    return found
+
+
 def known_agents(rows: Iterable[Row]) -> list[str]:
     """Return the agents and steps that a session has started or is about to start, in the order of their coming."""
     names: dict[str, None] = {}

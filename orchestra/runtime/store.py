@@ -326,6 +326,25 @@ def _checkpoint(row: sqlite3.Row) -> tuple[int, dict[str, Any]]:
     }
 
 
+def read_result(files: SessionFiles) -> dict[str, dict[str, Any]]:
+    """Return what a session has come to: `commits` (repo → where its branch belongs) and `agent_outputs`.
+
+    Both are those of the newest checkpoint of the root; empty where there is none yet.
+    """
+    with open_readonly(files) as connection:
+        found = None
+        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'checkpoints'").fetchone():
+            found = connection.execute(
+                "SELECT checkpoint, metadata FROM checkpoints WHERE checkpoint_ns = ''"
+                " ORDER BY CAST(CAST(metadata AS TEXT) ->> '$.orchestra.seq' AS INTEGER) DESC LIMIT 1"
+            ).fetchone()
+        if found is None:
+            return {"commits": {}, "agent_outputs": {}}
+        commits = json.loads(found["metadata"])["orchestra"]["integrated"]
+        outputs = json.loads(found["checkpoint"])["channel_values"].get("agent_outputs") or {}
+        return {"commits": dict(commits), "agent_outputs": dict(outputs)}
+
+
 def read_turns(files: SessionFiles) -> list[dict[str, Any]]:
     """Return per turn its tokens, cost, tool calls and durations, oldest first."""
     with open_readonly(files) as connection:
