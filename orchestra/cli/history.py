@@ -84,14 +84,15 @@ class _Page:
             yield from self._change(repo, pair, "")
         for payload in entry.merges:
             yield escape(_merge(payload))
-        if row["next"]:
+        if row["next"] and not entry.is_inside:
             yield escape(f"→ {', '.join(row['next'])}")
 
     def _when(self, row: Mapping[str, Any]) -> str:
-        """Return the time of a checkpoint, with the day where that is another one than before."""
+        """Return the time of a checkpoint, with the day where that is another one than before, and its step."""
         day, time = row["created_at"][:10], row["created_at"][11:19]
         known, self._day = self._day, day
-        return escape(time if day == known else f"{day} {time} UTC")
+        step = "" if row["checkpoint_ns"] else f", step {row['step']}"
+        return escape((time if day == known else f"{day} {time} UTC") + step)
 
     def _turn(self, turn: Turn, folded: int, indent: str, when: str = "") -> Iterator[str]:
         spent = ", ".join(filter(None, [when, *_spent(turn), f"{folded} checkpoints inside" if folded else ""]))

@@ -65,6 +65,11 @@ class Entry:
     """The payloads of the events `merged` and `conflict` that led to it."""
     forks: tuple[Fork, ...]
 
+    @property
+    def is_inside(self) -> bool:
+        """Whether it lies inside a turn."""
+        return is_inside(self.row)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
@@ -231,6 +236,8 @@ def _what(row: Row, before: list[str] | None) -> str:
         return f"inside {row['agent']}, step {row['step']}"
     if before is None:
         return "start" if not row["checkpoint_ns"] else f"before {', '.join(row['next'])}"
+    if row["next"] == before:
+        return f"before {', '.join(before)}" if before else "end"
     joined = [name for name in before if name.startswith("join.") and name not in row["next"]]
     return ", ".join(joined or before) or "end"
 
