@@ -50,7 +50,7 @@ def test_a_checkpoint_tells_whose_turn_it_was_what_it_cost_and_which_files_it_ch
 
     planner = paragraph(text, "planner (turn 1)")
     step, seconds, *others = planner[0].split(", ")[1:]
-    assert (step, others) == ("step 1", ["940 tokens", "$0.0000", "1 tool call", "5 checkpoints inside"])
+    assert (step, others) == ("step 1", ["940 tokens", "$0.0000", "1 tool call", "5 inside"])
     assert float(seconds.removesuffix(" s")) > 0
     commit = past.ended("planner", 1)["repos"]["app"][:10]
     assert planner[1:] == [f"│   app {commit}", "│     plan.md  +1 -0", "│   → left, right, page"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from orchestra.cli.place import typed
 from orchestra.cli.render import escape
 from orchestra.errors import GitError
-from orchestra.runtime.naming import short_id
+from orchestra.runtime.naming import short_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -36,6 +36,7 @@ class _Page:
         self._history = history
         self._files = files
         self._styles = styles
+        self._short = short_ids(history.rows)
         self._day = ""
         self._told: set[str] = set()
 
@@ -64,7 +65,7 @@ class _Page:
     def _entry(self, entry: Entry) -> Iterator[str]:
         row, styles = entry.row, self._styles
         what = ", ".join(f"{turn.agent} (turn {turn.turn})" for turn in entry.turns) or entry.what
-        yield f"● {styles.name(escape(short_id(self._history.rows, row)))}  {styles.bold(escape(what))}"
+        yield f"● {styles.name(escape(self._short[row['checkpoint_id']]))}  {styles.bold(escape(what))}"
         body = list(self._body(entry))
         for line in body:
             yield f"│   {line}"
@@ -76,7 +77,7 @@ class _Page:
         if len(entry.turns) == 1:
             yield from self._turn(entry.turns[0], entry.folded, "", when=self._when(row))
         else:
-            yield self._when(row) + (f", {entry.folded} checkpoints inside" if entry.folded else "")
+            yield self._when(row) + (f", {entry.folded} inside" if entry.folded else "")
             for turn in entry.turns:
                 yield escape(turn.agent)
                 yield from self._turn(turn, 0, "  ")
@@ -95,7 +96,7 @@ class _Page:
         return escape((time if day == known else f"{day} {time} UTC") + step)
 
     def _turn(self, turn: Turn, folded: int, indent: str, when: str = "") -> Iterator[str]:
-        spent = ", ".join(filter(None, [when, *_spent(turn), f"{folded} checkpoints inside" if folded else ""]))
+        spent = ", ".join(filter(None, [when, *_spent(turn), f"{folded} inside" if folded else ""]))
         if spent:
             yield indent + spent
         for decision in turn.decisions:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
+from os.path import commonprefix
 from typing import TYPE_CHECKING, Any
 
 from orchestra.errors import PipelineError, SessionError, did_you_mean
@@ -68,8 +70,7 @@ def find_by_id(rows: Sequence[dict[str, Any]], prefix: str, *, session: str) -> 
     wanted = _plain(prefix)
     matches = [row for row in rows if wanted and _plain(row["checkpoint_id"]).startswith(wanted)]
     if not matches:
-        short = {short_id(rows, row): row for row in rows}
-        near = did_you_mean(prefix[:SHORT], short) or f"`orchestra log {session} --all` lists them"
+        near = did_you_mean(prefix[:SHORT], short_ids(rows).values()) or f"`orchestra log {session} --all` lists them"
         raise _unknown(f"the session {session} has no checkpoint {prefix!r}", near)
     ids = list(dict.fromkeys(row["checkpoint_id"] for row in matches))
     if len(ids) > 1:
@@ -85,12 +86,16 @@ def _depth(row: Row) -> int:
     return namespace.count("|") + bool(namespace)
 
 
+def short_ids(rows: Iterable[Row]) -> dict[str, str]:
+    """Return the ids of checkpoints, each with as much of it as it takes to name it."""
+    ids = sorted({str(row["checkpoint_id"]) for row in rows})
+    shared = [0, *(len(commonprefix(pair)) for pair in pairwise(ids)), 0]  # noqa: RUF071 - by character it is
+    return {id_: id_[: max(SHORT, shared[place] + 1, shared[place + 1] + 1)] for place, id_ in enumerate(ids)}
+
+
 def short_id(rows: Iterable[Row], row: Row) -> str:
     """Return as much of a checkpoint's id as it takes to name it."""
-    own = str(row["checkpoint_id"])
-    others = [other["checkpoint_id"] for other in rows if other["checkpoint_id"] != own]
-    lengths = range(min(SHORT, len(own)), len(own) + 1)
-    return next((own[:length] for length in lengths if not any(id_.startswith(own[:length]) for id_ in others)), own)
+    return short_ids(rows)[row["checkpoint_id"]]
 
 
 def describe(rows: Iterable[Row], row: Row) -> str:
