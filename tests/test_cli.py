@@ -12,16 +12,15 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from typer.testing import CliRunner
 
 from orchestra.cli.event_lines import line_of
-from orchestra.cli.main import app
 from orchestra.cli.options import read_inputs_given, read_repos_given
 from orchestra.cli.progress import Progress
 from orchestra.cli.render import as_json, escape_prose, render_problems
-from orchestra.errors import OrchestraError, PipelineError
+from orchestra.errors import PipelineError
 from orchestra.runtime.result import SessionResult
 from orchestra.runtime.store import SessionRecord, Status, session_ids
+from tests.commandkit import Said
 from tests.conftest import COMMAND
 from tests.gitkit import git, make_repo
 
@@ -30,7 +29,20 @@ if TYPE_CHECKING:
 
     from tests.conftest import Workshop
 
-COMMANDS = ("demo", "compile", "run", "resume", "attach", "respond", "cancel", "status", "log", "doctor")
+COMMANDS = (
+    "demo",
+    "compile",
+    "run",
+    "resume",
+    "attach",
+    "respond",
+    "cancel",
+    "status",
+    "log",
+    "diff",
+    "replay",
+    "doctor",
+)
 HOSTILE = "plain [red]markup[/red] \x1b[31mred\x1b[0m \x9b2J \u202eltr \x07 tab\there 👩\u200d💻"
 ESCAPES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -47,25 +59,6 @@ graph: [{from: START, to: a}, {from: a, to: END}]
 """
 REQUIRED = PIPELINE.replace("{type: number, default: 1}", "{type: number, required: true}")
 SCRIPT: dict[str, Any] = {"a": [[{"text": "Done."}]]}
-
-
-class Said:
-    """What a command said, run in this process."""
-
-    def __init__(self, *args: str | Path, cwd: Path, stdin: str = "") -> None:
-        before = os.getcwd()  # noqa: PTH109 - put back below
-        os.chdir(cwd)
-        try:
-            result = CliRunner().invoke(app, [str(arg) for arg in args], input=stdin)
-        finally:
-            os.chdir(before)
-        self.out, self.err, self.code = result.stdout, result.stderr, result.exit_code
-        error = result.exception
-        if isinstance(error, OrchestraError):
-            self.code = error.exit_code
-            self.err += render_problems(error.problems)
-        elif error is not None and not isinstance(error, SystemExit):
-            raise error
 
 
 class TestHelp:
@@ -87,7 +80,7 @@ class TestHelp:
             ([], "Usage: orchestra"),
             (["stauts"], "Did you mean 'status'?"),
             (["run"], "Missing argument"),
-            (["log"], "Missing argument"),
+            (["log"], "no session is named"),
             (["status", "--jsn"], "--json"),
             (["-C", "/no/such/place", "status"], "No such file or directory"),
         ],
@@ -441,7 +434,7 @@ class TestStatusAndLog:
         numbers = [json.loads(event)["seq"] for event in events]
         assert numbers == sorted(numbers)
         history = Said("log", sessions[0], cwd=workshop.repo.path).out.splitlines()
-        assert [line.split("  ")[2] for line in history] == ["start", "a (turn 1)"]
+        assert [line.split("  ")[1] for line in history if line.startswith("●")] == ["start", "a (turn 1)"]
         assert "turn ended" in Said("log", sessions[0], "--events", cwd=workshop.repo.path).out
 
 

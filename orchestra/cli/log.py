@@ -3,41 +3,72 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orchestra.cli.options import JsonOption, print_json
+from orchestra.errors import PipelineError
 
 if TYPE_CHECKING:
-    from orchestra.runtime.store import SessionFiles
+    from orchestra.cli.history import Files
+    from orchestra.runtime.store import SessionFiles, SessionRecord
 
 EVENTS_VERSION = 1
 
 
 def log_command(
-    session: Annotated[str, typer.Argument(help="The session's id, or a unique beginning of it.")],
+    session: Annotated[str | None, typer.Argument(help="The session's id, or a unique beginning of it.")] = None,
     events: Annotated[
         bool, typer.Option("--events", help="Show everything that happened, not the checkpoints.")
     ] = False,
+    inside: Annotated[bool, typer.Option("--all", help="Show the checkpoints inside turns, too.")] = False,
+    commit: Annotated[
+        str | None, typer.Option("--commit", metavar="SHA", help="Find the checkpoints that a commit belongs to.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Show a session's checkpoints, oldest first, each with the commits that hold its files.
+    """Show a session's checkpoints, oldest first: whose turn, its cost, its files, its commits, who forked there.
+
+    With `--commit` no session need be named: all of the project are searched.
 
     Example: orchestra log 3f
     """
     from orchestra.graph.root import find_root
     from orchestra.runtime.store import find_session, read_checkpoints
 
-    files = find_session(find_root(Path.cwd()), session)
-    if events:
+    root = find_root(Path.cwd())
+    if session is None and commit is None:
+        raise PipelineError("no session is named", code="bad-option", hint="run `orchestra status` to see them")
+    files = None if session is None else find_session(root, session)
+    if commit is not None:
+        _traces(root, commit, files, json=json)
+    elif files is None:
+        return
+    elif events:
         _events(files, json=json)
     elif json:
         print_json(read_checkpoints(files))
     else:
-        sys.stdout.write(_history(files))
+        _history(files, root, inside=inside)
+
+
+def _traces(root: Path, commit: str, files: SessionFiles | None, *, json: bool) -> None:
+    from orchestra.cli.render import escape
+    from orchestra.runtime.naming import describe
+    from orchestra.runtime.store import find_session, read_checkpoints
+    from orchestra.runtime.tracing import trace
+
+    found = trace(root, commit, files)
+    if json:
+        print_json([{"session_id": item.session_id, **item.row} for item in found])
+        return
+    rows = {session: read_checkpoints(find_session(root, session)) for session in {item.session_id for item in found}}
+    for item in found:
+        commits = ", ".join(f"{repo} {sha[:10]}" for repo, sha in item.commits.items())
+        where = describe(rows[item.session_id], item.row)
+        sys.stdout.write(escape(f"session {item.session_id}  checkpoint {where}  {commits}") + "\n")
 
 
 def _events(files: SessionFiles, *, json: bool) -> None:
@@ -55,41 +86,36 @@ def _events(files: SessionFiles, *, json: bool) -> None:
             sys.stdout.write(line + "\n")
 
 
-def _history(files: SessionFiles) -> str:
-    """Render the checkpoints between turns, as `git log --oneline` does; those inside a turn are counted.
+def _history(files: SessionFiles, root: Path, *, inside: bool) -> None:
+    from orchestra.cli.history import render_history
+    from orchestra.cli.styles import show, styles
+    from orchestra.runtime.history import read_history
 
-    Of those in a branch the ones are shown at which a turn ended.
-    """
-    from orchestra.cli.render import escape
-    from orchestra.runtime.store import read_checkpoints, read_turns
-
-    turns = {(turn["agent"], turn["turn"]): turn for turn in read_turns(files)}
-    lines: list[str] = []
-    inside: Counter[str] = Counter()
-    before: list[str] | None = None
-    for row in read_checkpoints(files):
-        if row["checkpoint_ns"] and not row["ended"]:
-            inside[row["agent"]] += 1
-            continue
-        what = ", ".join(f"{ended['agent']} (turn {ended['turn']})" for ended in row["ended"])
-        if not what and row["next"] == before and not row["changed"]:
-            continue  # LangGraph's own step between two of ours: the same files, the same way on
-        what = what or ("start" if before is None else ", ".join(before))
-        before = before if row["checkpoint_ns"] else row["next"]
-        onward = f"  → {', '.join(row['next'])}" if row["next"] else ""
-        when = f"{row['checkpoint_id'][:13]}  {row['created_at'][11:19]}"
-        lines.append(f"{when}  {what}{_spent(row, turns, inside)}{onward}")
-        lines += [f"{'':15}{repo}: {row['repos'][repo][:10]}" for repo in row["changed"]]
-    return "".join(f"{escape(line)}\n" for line in lines) or "no checkpoints yet\n"
+    history = read_history(files, root, inside=inside)
+    changes = [
+        (repo, *pair)
+        for entry in history.entries
+        for changed in (entry.changes, *(turn.changes for turn in entry.turns))
+        for repo, pair in changed.items()
+    ]
+    changes += [(repo, *pair) for turn in history.unfinished for repo, pair in turn.changes.items()]
+    show(render_history(history, _files_of(history.record, changes), styles()))
 
 
-def _spent(row: dict[str, Any], turns: dict[tuple[str, int], dict[str, Any]], inside: Counter[str]) -> str:
-    ended = [turns[key] for entry in row["ended"] if (key := (entry["agent"], entry["turn"])) in turns]
-    if not ended:
-        return ""
-    seconds = max(turn["duration_s"] or 0 for turn in ended)
-    tokens = sum((turn["input_tokens"] or 0) + (turn["output_tokens"] or 0) for turn in ended)
-    calls = sum(turn["tool_calls"] for turn in ended)
-    count = sum(inside.pop(entry["agent"], 0) for entry in row["ended"])
-    checkpoints = f", {count} checkpoints inside" if count else ""
-    return f"  {seconds:.1f} s, {tokens:,} tokens, {calls} tool calls{checkpoints}"
+def _files_of(record: SessionRecord, changes: list[tuple[str, str, str]]) -> Files:
+    """Ask git which files differ, by one process a repo; where nothing has changed git is not even loaded."""
+    if not changes:
+        return {}
+    import asyncio
+
+    from orchestra.runtime.differences import Repositories
+
+    async def ask() -> Files:
+        repositories = Repositories(record)
+        found: Files = {}
+        for repo in dict.fromkeys(repo for repo, _, _ in changes):
+            pairs = [(before, after) for name, before, after in changes if name == repo]
+            found |= {(repo, *pair): files for pair, files in (await repositories.files(repo, pairs)).items()}
+        return found
+
+    return asyncio.run(ask())

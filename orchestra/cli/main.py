@@ -14,6 +14,7 @@ from orchestra.cli.attach import attach_command
 from orchestra.cli.cancel import cancel_command
 from orchestra.cli.compile import compile_command
 from orchestra.cli.demo import demo_command
+from orchestra.cli.diff import diff_command
 from orchestra.cli.doctor import doctor_command
 from orchestra.cli.log import log_command
 from orchestra.cli.place import enter
@@ -44,6 +45,7 @@ app.command("respond", short_help="Answer an agent, or see what it asks")(respon
 app.command("cancel", short_help="End a session for good")(cancel_command)
 app.command("status", short_help="Show the sessions of this project")(status_command)
 app.command("log", short_help="Show a session's checkpoints or events")(log_command)
+app.command("diff", short_help="Show what a session has changed")(diff_command)
 app.command("replay", short_help="Go on from any checkpoint, as a new session")(replay_command)
 app.command("doctor", short_help="Find out what is wrong, and what to do")(doctor_command)
 

@@ -62,6 +62,8 @@ class Choice:
 
     targets: tuple[str, ...]
     """Names of agents, steps or END, in the order of the edge's declaration, each once."""
+    labels: tuple[str, ...] = ()
+    """The labels that the condition returned, in the order of the edge's declaration."""
 
 
 class ConditionRegistry:
@@ -286,7 +288,8 @@ def _choice(condition: Condition, returned: Any, targets: Mapping[str, str]) -> 
         if not isinstance(returned, str):
             what += f", where {_short(repr(first))} is no target"
         raise _bad(condition, what, targets, hint=hint)
-    return Choice(tuple(dict.fromkeys(target for label, target in targets.items() if label in chosen)))
+    labels = tuple(label for label in targets if label in chosen)
+    return Choice(tuple(dict.fromkeys(targets[label] for label in labels)), labels)
 
 
 def _type_hint(value: Any) -> str | None:

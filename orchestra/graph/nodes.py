@@ -176,7 +176,8 @@ class TurnNode:
         after = with_update(state, update, self._reduce)
         route = await self._router.route(self._name, after, turn.number)
         for edge, chosen in route.choices.items():
-            turn.emit("condition_chose", edge=edge, targets=chosen)
+            labels = {"labels": route.labels[edge]} if edge in route.labels else {}
+            turn.emit("condition_chose", edge=edge, targets=chosen, **labels)
         update |= route.update() | {"_stands": [stand(self._name, position, began_at=met.position)]}
         update = with_update(update, handed_on(self._name, turn.number, position, route, after), self._reduce)
         run.adopt(update["snapshot"])

@@ -28,6 +28,8 @@ class Route:
     """Nodes to start, in order, each once."""
     loops: dict[str, int] = field(default_factory=dict)
     choices: dict[str, list[str]] = field(default_factory=dict)
+    labels: dict[str, list[str]] = field(default_factory=dict)
+    """Edge → what its condition returned, where the edge has labels for its targets."""
     arrivals: dict[str, dict[str, int]] = field(default_factory=dict)
     rounds: dict[str, int] = field(default_factory=dict)
     lineage: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -76,9 +78,13 @@ class Router:
         """
         route = Route()
         for edge in self._topology.edges.get(node, ()):
-            chosen = await self._choose(edge, state)
-            if edge.condition:
+            chosen = edge.targets
+            if edge.condition is not None:
+                choice = await self._choose(edge, edge.condition, state)
+                chosen = choice.targets
                 route.choices[edge.key] = list(chosen)
+                if choice.labels and choice.labels != chosen:
+                    route.labels[edge.key] = list(choice.labels)
             targets, looped = self._bound(edge, chosen, state)
             if looped:
                 route.loops[edge.key] = state.get("loops", {}).get(edge.key, 0) + 1
@@ -125,21 +131,19 @@ class Router:
         route.rounds[join.name] = done + 1
         route.lineage[join.target] = {**route.lineage.get(join.target, {}), **own, join.name: done + 1}
 
-    async def _choose(self, edge: Edge, state: Mapping[str, Any]) -> tuple[str, ...]:
-        if edge.condition is None:
-            return edge.targets
-        choice = await self._conditions.choose(edge.condition, state, edge.labels, source=edge.source)
+    async def _choose(self, edge: Edge, condition: str, state: Mapping[str, Any]) -> Choice:
+        choice = await self._conditions.choose(condition, state, edge.labels, source=edge.source)
         for chosen, clash in self._parallelism.forbidden.get(edge.key, {}).items():
             if chosen.issubset(choice.targets):
                 first, second = (target for target in choice.targets if target in chosen)
                 one, other = clash.sources
                 raise SessionError(
-                    f"the condition {edge.condition!r} chose {first!r} and {second!r} together, but {one!r} and "
+                    f"the condition {condition!r} chose {first!r} and {second!r} together, but {one!r} and "
                     f"{other!r} then arrive at {clash.target!r} apart and would start it twice",
                     code="ambiguous-choice",
                     hint=f"join them: `{{from: [{one}, {other}], to: {clash.target}}}`",
                 )
-        return choice.targets
+        return choice
 
     @staticmethod
     def _bound(edge: Edge, chosen: tuple[str, ...], state: Mapping[str, Any]) -> tuple[tuple[str, ...], bool]:

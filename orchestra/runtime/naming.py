@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
+from os.path import commonprefix
 from typing import TYPE_CHECKING, Any
 
 from orchestra.errors import PipelineError, SessionError, did_you_mean
-from orchestra.runtime.spans import is_inside, spans_of
+from orchestra.runtime.spans import about_to_start, is_inside, spans_of
 from orchestra.runtime.store import read_checkpoints
 
 if TYPE_CHECKING:
@@ -68,8 +70,7 @@ def find_by_id(rows: Sequence[dict[str, Any]], prefix: str, *, session: str) -> 
     wanted = _plain(prefix)
     matches = [row for row in rows if wanted and _plain(row["checkpoint_id"]).startswith(wanted)]
     if not matches:
-        short = {short_id(rows, row): row for row in rows}
-        near = did_you_mean(prefix[:SHORT], short) or f"`orchestra log {session} --all` lists them"
+        near = did_you_mean(prefix[:SHORT], short_ids(rows).values()) or f"`orchestra log {session} --all` lists them"
         raise _unknown(f"the session {session} has no checkpoint {prefix!r}", near)
     ids = list(dict.fromkeys(row["checkpoint_id"] for row in matches))
     if len(ids) > 1:
@@ -85,12 +86,16 @@ def _depth(row: Row) -> int:
     return namespace.count("|") + bool(namespace)
 
 
+def short_ids(rows: Iterable[Row]) -> dict[str, str]:
+    """Return the ids of checkpoints, each with as much of it as it takes to name it."""
+    ids = sorted({str(row["checkpoint_id"]) for row in rows})
+    shared = [0, *(len(commonprefix(pair)) for pair in pairwise(ids)), 0]  # noqa: RUF071 - by character it is
+    return {id_: id_[: max(SHORT, shared[place] + 1, shared[place + 1] + 1)] for place, id_ in enumerate(ids)}
+
+
 def short_id(rows: Iterable[Row], row: Row) -> str:
     """Return as much of a checkpoint's id as it takes to name it."""
-    own = str(row["checkpoint_id"])
-    others = [other["checkpoint_id"] for other in rows if other["checkpoint_id"] != own]
-    lengths = range(min(SHORT, len(own)), len(own) + 1)
-    return next((own[:length] for length in lengths if not any(id_.startswith(own[:length]) for id_ in others)), own)
+    return short_ids(rows)[row["checkpoint_id"]]
 
 
 def describe(rows: Iterable[Row], row: Row) -> str:
@@ -155,16 +160,11 @@ def _find_before(rows: Sequence[dict[str, Any]], name: str, turn: int | None, se
         )
         raise _unknown(message, f"leave `--turn` out for the last one of {name!r}")
     limit = begun[-1].began if begun else len(rows)
-    row = _newest_to_start(rows[:limit], name)
+    row = about_to_start(rows[:limit], name)
     if row is None:
         message = f"the session {session} has not come to {'' if turn is None else f'turn {turn} of '}{name!r}"
         raise _unknown(message, f"`orchestra log {session}` shows how far it has come")
     return row
-
-
-def _newest_to_start(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any] | None:
-    """Return the newest checkpoint between turns at which an agent, step or join is to start next."""
-    return next((row for row in reversed(rows) if name in row["next"] and not is_inside(row)), None)
 
 
 def _find_before_join(rows: Sequence[dict[str, Any]], name: str, turn: int | None, session: str) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def _find_before_join(rows: Sequence[dict[str, Any]], name: str, turn: int | Non
         target = name.removeprefix("join.")
         hint = f"write `--before {target} --turn {turn}` for what comes behind it"
         raise PipelineError(f"{name!r} is a join, which has no turns", code="bad-option", hint=hint)
-    row = _newest_to_start(rows, name)
+    row = about_to_start(rows, name)
     if row is None:
         joins = sorted({item for other in rows for item in other["next"] if item.startswith("join.")})
         near = did_you_mean(name, joins) or f"joins there: {_listed(joins)}"
@@ -192,6 +192,22 @@ def turns_of(rows: Sequence[Row], agent: str, *, session: str) -> list[Span]:
         hint = did_you_mean(agent, known) or f"agents and steps there: {_listed(known)}"
         raise _unknown(f"no agent or step {agent!r} has started in the session {session}", hint)
     return sorted(spans, key=lambda span: span.turn)
+
+
+def find_turn(rows: Sequence[Row], agent: str, turn: int | None, *, session: str) -> Span:
+    """Find a turn of an agent or step that has begun, also one that has not ended: the last one, or `turn`.
+
+    Raises:
+        SessionError: `unknown-checkpoint`.
+    """
+    spans = turns_of(rows, agent, session=session)
+    found = next((span for span in reversed(spans) if turn in (None, span.turn)), None)
+    if found is None:
+        which = "no turn" if turn is None else f"no turn {turn}"
+        begun = _listed(span.turn for span in spans)
+        hint = f"leave `--turn` out for the last one of {agent!r}" if spans else f"`orchestra log {session}` shows more"
+        raise _unknown(f"{which} of {agent!r} has begun in the session {session}; begun: {begun}", hint)
+    return found
 
 
 def known_agents(rows: Iterable[Row]) -> list[str]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     Row = Mapping[str, Any]
     """A checkpoint as `store.read_checkpoints` gives it."""
+    Commits = Mapping[str, str]
+    """Repo → a commit."""
+
+RowT = TypeVar("RowT", bound="Row")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,3 +57,23 @@ def spans_of(rows: Sequence[Row]) -> dict[tuple[str, int], Span]:
             spans.append(Span(agent=agent, turn=turn, inside=tuple(inside.pop(agent, ())), ended=place))
     spans += [Span(agent=agent, turn=last.get(agent, 0) + 1, inside=tuple(places)) for agent, places in inside.items()]
     return {(span.agent, span.turn): span for span in sorted(spans, key=lambda span: span.began)}
+
+
+def about_to_start(rows: Sequence[RowT], name: str) -> RowT | None:
+    """Return the newest checkpoint between turns at which an agent, step or join is to start next."""
+    return next((row for row in reversed(rows) if name in row["next"] and not is_inside(row)), None)
+
+
+def turn_changes(rows: Sequence[Row], span: Span, commits: Commits) -> dict[str, tuple[str, str]]:
+    """Return repo → the commits before and after, of the repos in which a turn has changed files.
+
+    Args:
+        rows: The session's checkpoints.
+        span: The turn's.
+        commits: What it has committed.
+    """
+    start = rows[span.inside[0]] if span.inside else about_to_start(rows[: span.began], span.agent)
+    if start is None:
+        return {}
+    end = commits if span.ended is not None or commits else rows[span.inside[-1]]["repos"]
+    return {repo: (before, end[repo]) for repo, before in start["repos"].items() if end.get(repo, before) != before}

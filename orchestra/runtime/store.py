@@ -21,7 +21,7 @@ from orchestra.runtime.driver_lock import is_driven
 from orchestra.runtime.machine import database_error, is_full
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 VERSION = 1
 """Of the session database's schema; a newer one is refused, untouched."""
@@ -331,16 +331,37 @@ def _checkpoint(row: sqlite3.Row) -> tuple[int, dict[str, Any]]:
     }
 
 
+def read_result(files: SessionFiles) -> dict[str, dict[str, Any]]:
+    """Return what a session has come to: `commits` (repo → where its branch belongs) and `agent_outputs`.
+
+    Both are those of the newest checkpoint of the root; empty where there is none yet.
+    """
+    with open_readonly(files) as connection:
+        found = None
+        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'checkpoints'").fetchone():
+            found = connection.execute(
+                "SELECT checkpoint, metadata FROM checkpoints WHERE checkpoint_ns = ''"
+                " ORDER BY CAST(CAST(metadata AS TEXT) ->> '$.orchestra.seq' AS INTEGER) DESC LIMIT 1"
+            ).fetchone()
+        if found is None:
+            return {"commits": {}, "agent_outputs": {}}
+        commits = json.loads(found["metadata"])["orchestra"]["integrated"]
+        outputs = json.loads(found["checkpoint"])["channel_values"].get("agent_outputs") or {}
+        return {"commits": dict(commits), "agent_outputs": dict(outputs)}
+
+
 def read_turns(files: SessionFiles) -> list[dict[str, Any]]:
     """Return per turn its tokens, cost, tool calls and durations, oldest first."""
     with open_readonly(files) as connection:
         return [dict(row) for row in connection.execute("SELECT * FROM turns")]
 
 
-def read_events(files: SessionFiles) -> Iterator[dict[str, Any]]:
-    """Yield the events of a session in order."""
+def read_events(files: SessionFiles, types: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the events of a session in order, all or those of some types."""
+    chosen = "" if types is None else f"WHERE type IN ({', '.join('?' * len(types))})"
+    statement = f"SELECT * FROM events {chosen} ORDER BY seq"  # noqa: S608 - only marks
     with open_readonly(files, lasting=True) as connection:
-        for row in connection.execute("SELECT * FROM events ORDER BY seq"):
+        for row in connection.execute(statement, tuple(types or ())):
             yield {**dict(row), "payload": event_payload(row["payload"])}
 
 

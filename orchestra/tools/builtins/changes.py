@@ -58,7 +58,7 @@ async def show_changes(
     scope = pathspec(repo, path)
     name, *commits = command
     numbers = (await repo.git(name, *SAFE, "--numstat", "-z", *commits, "--", *scope)).stdout
-    changes = _numstat(numbers)
+    changes = numstat(numbers)
     large = [change for change in changes if (change.added or 0) + (change.deleted or 0) > _MOST_LINES]
     without = [f":(top,literal,exclude){change.path}" for change in large]
     patch = b""
@@ -101,7 +101,8 @@ def pathspec(repo: RepoContext, path: str | None) -> list[str]:
     return [f":(top,literal){'/'.join(parts)}"] if parts else []
 
 
-def _numstat(output: bytes) -> list[FileChange]:
+def numstat(output: bytes) -> list[FileChange]:
+    """Read what `--numstat -z` says."""
     fields = iter(output.split(b"\0"))
     changes = []
     for field in fields:

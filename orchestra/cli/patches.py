@@ -1,0 +1,57 @@
+"""How differences of files look: a head for each repo, then its files or its patches, with colours of our own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestra.cli.history import counts
+from orchestra.cli.render import escape, escape_prose
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from orchestra.cli.styles import Styles
+    from orchestra.runtime.differences import Difference
+
+
+def render_differences(found: Iterable[Difference], styles: Styles, *, stat: bool) -> str:
+    """Render what differs in each repo; nothing in it can steer a terminal but the styles."""
+    return "".join(f"{line}\n" for difference in found for line in _lines(difference, styles, stat=stat))
+
+
+def _lines(difference: Difference, styles: Styles, *, stat: bool) -> Iterator[str]:
+    repo, commits = escape(difference.repo), escape(f"{difference.before[:10]}..{difference.after[:10]}")
+    added = sum(item.added or 0 for item in difference.files)
+    deleted = sum(item.deleted or 0 for item in difference.files)
+    count = len(difference.files)
+    about = "" if difference.error and not count else f": {count:,} file{'s' * (count != 1)}, +{added:,} -{deleted:,}"
+    yield styles.bold(f"── {repo} {commits}{about}")
+    if stat:
+        for item in difference.files:
+            name = f"{item.before} => {item.path}" if item.before else item.path
+            yield f"  {escape(name)}  {counts(item, styles)}"
+    elif difference.patch:
+        yield from _patch(difference.patch.decode("utf-8", "backslashreplace").removesuffix("\n"), styles)
+    for path in () if stat else difference.too_large:
+        yield escape(f"the patch of {path} is too large to show; `--stat` counts its lines")
+    if difference.error:
+        yield escape(f"not shown: {difference.error.message}")
+
+
+def _patch(text: str, styles: Styles) -> Iterator[str]:
+    """Colour a patch line by line: what follows a `@@` is content, until the next file."""
+    inside = False
+    for line in text.split("\n"):
+        shown = escape_prose(line)
+        if line.startswith("diff --git "):
+            inside = False
+            yield styles.bold(shown)
+        elif line.startswith("@@"):
+            inside = True
+            yield styles.place(shown)
+        elif not inside:
+            yield styles.bold(shown)
+        elif line.startswith("+"):
+            yield styles.added(shown)
+        else:
+            yield styles.removed(shown) if line.startswith("-") else shown
