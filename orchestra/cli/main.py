@@ -12,6 +12,7 @@ import typer
 
 from orchestra.cli.attach import attach_command
 from orchestra.cli.cancel import cancel_command
+from orchestra.cli.cleanup import cleanup_command
 from orchestra.cli.compile import compile_command
 from orchestra.cli.demo import demo_command
 from orchestra.cli.doctor import doctor_command
@@ -43,6 +44,7 @@ app.command("respond", short_help="Answer an agent, or see what it asks")(respon
 app.command("cancel", short_help="End a session for good")(cancel_command)
 app.command("status", short_help="Show the sessions of this project")(status_command)
 app.command("log", short_help="Show a session's checkpoints or events")(log_command)
+app.command("cleanup", short_help="Remove sessions that have ended")(cleanup_command)
 app.command("doctor", short_help="Find out what is wrong, and what to do")(doctor_command)
 
 

@@ -22,6 +22,7 @@ from orchestra.runtime.inbox import Inbox
 from orchestra.runtime.machine import faults_named
 from orchestra.runtime.observability import ObservabilityLogger
 from orchestra.runtime.removal import empty_trash
+from orchestra.runtime.removal_mark import is_half_removed, unmark
 from orchestra.runtime.session_row import SessionRow
 from orchestra.runtime.snapshots import remove_scratch
 from orchestra.runtime.store import SessionFiles, SessionRecord, Status, now, read_session
@@ -218,6 +219,7 @@ class SessionManager:
                 f"the session {record.session_id} was cancelled", code="cancelled", hint="run the pipeline again"
             )
         _refuse_copy(files, record)
+        _refuse_half_removed(files)
         frozen = thaw(files.pipeline, self._project.root, record.settings["file"])
         project = frozen.project.for_shipped() if record.settings["shipped"] else frozen.project
         pipeline = resolve(
@@ -260,6 +262,19 @@ def _completed(files: SessionFiles) -> SessionError:
     )
     error.exit_code = 2  # nothing was done
     return error
+
+
+def _refuse_half_removed(files: SessionFiles) -> None:
+    """Refuse a session of which a cleanup that was cut off may have removed commits; its worktrees are made anew."""
+    if is_half_removed(files):
+        error = SessionError(
+            f"a cleanup was removing the session {files.session_id} when it was cut off",
+            code="cleanup-begun",
+            hint=f"let it finish: orchestra cleanup {files.session_id}",
+        )
+        error.exit_code = 2  # nothing was started
+        raise error
+    unmark(files)
 
 
 def _refuse_copy(files: SessionFiles, record: SessionRecord) -> None:
