@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -96,7 +97,9 @@ def _lines(report: Report, older_than: str, *, dry_run: bool) -> Iterator[str]:
         for repo in session.repos:
             yield from (f"  {escape(line)}" for line in _gone(repo))
         for reason in session.discarded:
-            yield from _because(reason, "lost: ")
+            # What lay in a worktree is gone; commits can still be brought back.
+            shown = reason if reason.code == "unmerged" else replace(reason, look=None)
+            yield from _because(shown, "lost: ")
     for session in report.kept:
         yield f"kept: {escape(_about(session))}"
         for reason in session.reasons:

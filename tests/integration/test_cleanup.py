@@ -284,6 +284,35 @@ async def test_partial_work_of_a_failed_turn_keeps_the_session_until_it_is_disca
     assert place.workshop.repo.git("show", f"{place.branch(session)}:new.txt") == "app"
 
 
+@pytest.mark.parametrize("resolved", [True, False])
+async def test_a_conflict_keeps_the_session_until_it_is_resolved(place: Place, *, resolved: bool) -> None:
+    tools = ["repo:write-file"]
+    script = {
+        name: [[writes("new.txt", f"{name}\n", name="repo:write-file"), says("ok")]]
+        for name in ("left", "right", "last")
+    }
+    session = await place.session(
+        script=script,
+        agents={name: agent(tools=tools) for name in script},
+        graph=[
+            {"from": "START", "to": ["left", "right"]},
+            {"from": ["left", "right"], "to": "last", "on_conflict": "agent" if resolved else "fail"},
+            {"from": "last", "to": "END"},
+        ],
+    )
+
+    report = await place.clean(session)
+
+    said = [reason.message for one in report.kept for reason in one.reasons]
+    if resolved:
+        assert said == []
+        place.assert_nothing_left(place.branch(session))
+    else:
+        assert any("is of a conflict that was not resolved" in message for message in said)
+        assert f"{place.worktree(session)} has changes that are in no commit" in said  # the markers
+        assert any("/turn/right has commits that are merged nowhere" in message for message in said)
+
+
 @dataclass
 class Change:
     """Something that somebody does to what a session left, and what comes of it."""
