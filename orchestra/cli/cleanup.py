@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -138,6 +139,7 @@ def _gone(repo: RepoPlan) -> Iterator[str]:
         yield f"{repo.name}: {', '.join(parts)}"
     if repo.branch is not None and repo.branch.stays is not None:
         yield f"{repo.name}: the branch {repo.branch.name} stays: {repo.branch.stays}"
+        yield f"  git -C {quote(str(repo.path))} log -p {quote(repo.branch.name)}"
     for path in repo.left:
         yield f"{repo.name}: {path} stays: it is not Orchestra's"
 

@@ -28,7 +28,7 @@ from orchestra.runtime.repo_survey import RepoSurvey, SessionRepo
 from orchestra.runtime.snapshots import remove_scratch
 from orchestra.runtime.store import STATE_DIRECTORY, SessionFiles, find_session, session_ids, sessions_directory
 from orchestra.runtime.survey import REMOVABLE, Looked, Survey, look_at
-from orchestra.runtime.worktree import WorktreeManager, repository_lock, stamp, worktree_place
+from orchestra.runtime.worktree import WorktreeManager, make_parents, repository_lock, stamp, worktree_place
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -230,7 +230,7 @@ class _Cleaner:
         repo = await self._survey.open(known.path)
         if plan.rescued is not None:
             away = plan.rescued.parents[1] / "trash" / f"{self._files.session_id}-rescue-{stamp()}"
-            away.parent.mkdir(mode=0o700, exist_ok=True)
+            make_parents(repo, away)
             plan.rescued.rename(away)
             failpoint("cleanup-rescued-away")
             await asyncio.to_thread(delete_tree, away)

@@ -83,13 +83,16 @@ def _away(tree: Worktree, *, whole: bool) -> Path | None:
 
 async def empty_trash(repo: Repository, session: str) -> None:
     """Delete what a kill left of worktrees that were being removed."""
-    if repo.top is not None:
-        for directory in (repo.top / ".orchestra" / "trash").glob(f"{session}-*"):
+    trash = None if repo.top is None else repo.top / ".orchestra" / "trash"
+    if trash is not None and not trash.is_symlink() and not trash.parent.is_symlink():
+        for directory in trash.glob(f"{session}-*"):
             await asyncio.to_thread(delete_tree, directory)
 
 
 def delete_tree(directory: Path) -> None:
     """Delete a directory of ours as far as that can be done, also where an agent has made parts of it unwritable."""
+    if directory.is_symlink():
+        return
     make_writable(directory)
     for base, names, _ in os.walk(directory):
         for name in names:

@@ -89,7 +89,7 @@ class Survey:
         reasons, plans = list(looked.reasons), list[RepoPlan]()
         if worker := self._worker_in(looked.files.directory):
             message = f"the process {named(worker)} works in {looked.files.directory}"
-            reasons.append(Reason("in-use", message, "cd /", final=True))
+            reasons.append(Reason("in-use", message, final=True))
         if not any(reason.final for reason in reasons):
             for repo in looked.repos:
                 begun = looked.files.cleanup_mark.exists()

@@ -101,7 +101,7 @@ def _misplaced(tree: Worktree, cwds: Iterable[tuple[int, Path]]) -> Reason | Non
         return Reason("linked", f"{tree.path} is no directory, but a link or a file", f"ls -ld {shown}", final=True)
     worker = next((pid for pid, here in cwds if here.is_relative_to(tree.path)), None)
     if worker is not None:
-        return Reason("in-use", f"the process {named(worker)} works in {tree.path}", "cd /", final=True)
+        return Reason("in-use", f"the process {named(worker)} works in {tree.path}", final=True)
     return None
 
 

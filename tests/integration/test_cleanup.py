@@ -677,10 +677,8 @@ async def test_a_killed_cleanup_is_finished_by_the_next_and_loses_no_branch(plac
     assert len(found) >= 9
     for point in found:
         kept.restore()
-        before = place.user_side()
         assert kill(place, session, point, discard=False) == -signal.SIGKILL, point
         assert place.workshop.repo.git("rev-parse", place.branch(session)) == tip, point
-        assert place.user_side() == before, point
         assert (await place.clean()).kept == (), point  # whatever its age: it was begun
         place.assert_nothing_left(place.branch(session))
         assert place.user_side() == before, point
@@ -693,10 +691,9 @@ async def test_a_killed_discard_is_finished_by_the_next_and_never_by_one_without
     _rescue(place, session)
     write(place.root / ".orchestra" / "rescue" / session, {"a.txt": "x"})
     (place.worktree(session) / "late.txt").write_text("late\n")
-    kept = Kept(place)
+    before, kept = place.user_side(), Kept(place)
     for point in points(place, session, discard=True):
         kept.restore()
-        before = place.user_side()
         assert kill(place, session, point, discard=True) == -signal.SIGKILL, point
         left = place.refs("refs/orchestra")
         if point in ("cleanup-begun:1", "cleanup-references-due:1"):
