@@ -41,6 +41,7 @@ COMMANDS = (
     "log",
     "diff",
     "replay",
+    "cleanup",
     "doctor",
 )
 HOSTILE = "plain [red]markup[/red] \x1b[31mred\x1b[0m \x9b2J \u202eltr \x07 tab\there 👩\u200d💻"

@@ -21,6 +21,7 @@ def status_command(
     state: Annotated[
         str | None, typer.Option("--status", metavar="STATE", help="Only sessions in this state, such as paused.")
     ] = None,
+    disk: Annotated[bool, typer.Option("--disk", help="Show how much of the disk they take.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Show the sessions of this project, newest first.
@@ -37,7 +38,9 @@ def status_command(
     found = [read_session(find_session(root, session))] if session else list(list_sessions(root))
     records = [item for item in found if not isinstance(item, OrchestraError) and state in (None, str(item.status))]
     broken = [item for item in found if isinstance(item, OrchestraError)]
-    if json:
+    if disk:
+        _show_disk(records, json=json)
+    elif json:
         print_json([record.summary() for record in records])
     elif session:
         sys.stdout.write(_details(records[0]) if records else f"the session is not {state}\n")
@@ -48,7 +51,7 @@ def status_command(
 
 
 def _table(records: list[SessionRecord]) -> str:
-    rows = [("SESSION", "PIPELINE", "STATUS", "STARTED", "TOKENS", "COST")]
+    rows: list[tuple[str, ...]] = [("SESSION", "PIPELINE", "STATUS", "STARTED", "TOKENS", "COST")]
     rows += [
         (
             record.session_id,
@@ -60,6 +63,45 @@ def _table(records: list[SessionRecord]) -> str:
         )
         for record in records
     ]
+    return _aligned(rows)
+
+
+def _show_disk(records: list[SessionRecord], *, json: bool) -> None:
+    import asyncio
+
+    from orchestra.runtime.disk import disk_usage, size
+
+    usages = asyncio.run(disk_usage(records))
+    if json:
+        print_json([usage.as_json() for usage in usages])
+        return
+    rows: list[tuple[str, ...]] = [("SESSION", "STATUS", "AGE", "SESSION DIR", "WORKTREES", "REFS")]
+    for usage in usages:
+        refs = "?" if None in usage.refs.values() else str(sum(filter(None, usage.refs.values())))
+        taken = (size(usage.session_bytes), size(usage.worktree_bytes))
+        rows.append((usage.session_id, usage.status, _age(usage.updated_at), *taken, refs))
+    sessions = sum(usage.session_bytes for usage in usages)
+    worktrees = sum(usage.worktree_bytes for usage in usages)
+    known = sum(count or 0 for usage in usages for count in usage.refs.values())
+    rows.append(("total", "", "", size(sessions), size(worktrees), str(known)))
+    sys.stdout.write(_aligned(rows) if usages else "no sessions\n")
+
+
+def _age(since: str) -> str:
+    """Say how long ago something was, in the largest unit that fits."""
+    from datetime import UTC, datetime
+
+    try:
+        seconds = int((datetime.now(UTC) - datetime.fromisoformat(since).astimezone()).total_seconds())
+    except ValueError:
+        return "?"
+    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds // length}{unit}"
+    return "now"
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> str:
     from orchestra.cli.render import escape
 
     # A database may lie in a repository of someone else: nothing in it may steer the terminal.

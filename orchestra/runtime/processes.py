@@ -45,16 +45,30 @@ def holders_of(paths: Iterable[Path]) -> dict[Path, list[Process]]:
 def gits_in(directories: Iterable[Path]) -> list[Process]:
     """Return the git processes that were started in one of the directories or below it."""
     places = [os.path.realpath(directory) for directory in directories]
+    return [
+        process
+        for pid, here in current_directories()
+        if any(here.is_relative_to(place) for place in places)
+        for process in _process(_PROC / str(pid))
+        if process.name.startswith("git")
+    ]
+
+
+def current_directories() -> list[tuple[int, Path]]:
+    """Return the current directory of each process, as far as the system tells; of this one always."""
     found = []
     for directory in _directories():
         with contextlib.suppress(OSError):
-            here = (directory / "cwd").readlink()
-            found += [
-                process
-                for process in _process(directory)
-                if process.name.startswith("git") and any(here.is_relative_to(place) for place in places)
-            ]
+            found.append((int(directory.name), (directory / "cwd").readlink()))
+    with contextlib.suppress(OSError):
+        if not found:
+            found.append((os.getpid(), Path.cwd()))
     return found
+
+
+def named(pid: int) -> str:
+    """Return a process with its name: `1234 (bash)`."""
+    return next((str(process) for process in _process(_PROC / str(pid))), str(pid))
 
 
 def pids() -> list[int]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
+import stat
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestra.runtime.failpoints import failpoint
@@ -13,14 +16,12 @@ from orchestra.runtime.staging import stage
 from orchestra.runtime.worktree import make_parents, move_aside, rescue_directory, stamp
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from orchestra.runtime.git import GitManager, Repository, Worktree
     from orchestra.runtime.worktree import WorktreeManager
 
 
 async def remove_worktree(
-    git: GitManager, worktrees: WorktreeManager, repo: Repository, slot: str, commit: str
+    git: GitManager, worktrees: WorktreeManager, repo: Repository, slot: str, commit: str, *, keep: bool = True
 ) -> str | None:
     """Remove the worktree of a slot, if there is one.
 
@@ -34,6 +35,7 @@ async def remove_worktree(
         repo: The repository.
         slot: Whose worktree.
         commit: What its files are known to be.
+        keep: False: the user wants nothing kept of what lies there.
 
     Returns:
         The reference that holds what lay there, where it was in no commit.
@@ -42,7 +44,9 @@ async def remove_worktree(
     if tree is None:
         return None
     rescue, whole = None, True
-    if worktrees.is_half_made(tree):
+    if not keep:
+        pass
+    elif worktrees.is_half_made(tree):
         whole = False
     elif tree.path.is_dir() and not tree.path.is_symlink():
         async with git.exclusive(tree.index):
@@ -52,12 +56,13 @@ async def remove_worktree(
     failpoint("removal-due")
     away = _away(tree, whole=whole)
     if away is not None:
+        make_writable(tree.path)  # else it can't be moved
         tree.path.rename(away)
     failpoint("worktree-away")
     await worktrees.forget(tree)
     failpoint("worktree-forgotten")
     if away is not None and whole:
-        await asyncio.to_thread(shutil.rmtree, away, ignore_errors=True)
+        await asyncio.to_thread(delete_tree, away)
         with contextlib.suppress(OSError):
             away.parent.rmdir()
     return rescue
@@ -78,6 +83,26 @@ def _away(tree: Worktree, *, whole: bool) -> Path | None:
 
 async def empty_trash(repo: Repository, session: str) -> None:
     """Delete what a kill left of worktrees that were being removed."""
-    if repo.top is not None:
-        for directory in (repo.top / ".orchestra" / "trash").glob(f"{session}-*"):
-            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+    trash = None if repo.top is None else repo.top / ".orchestra" / "trash"
+    if trash is not None and not trash.is_symlink() and not trash.parent.is_symlink():
+        for directory in trash.glob(f"{session}-*"):
+            await asyncio.to_thread(delete_tree, directory)
+
+
+def delete_tree(directory: Path) -> None:
+    """Delete a directory of ours as far as that can be done, also where an agent has made parts of it unwritable."""
+    if directory.is_symlink():
+        return
+    make_writable(directory)
+    for base, names, _ in os.walk(directory):
+        for name in names:
+            make_writable(Path(base, name))
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def make_writable(directory: Path) -> None:
+    """Let the owner write into a directory; a link is left alone."""
+    with contextlib.suppress(OSError):
+        info = directory.lstat()
+        if stat.S_ISDIR(info.st_mode) and stat.S_IMODE(info.st_mode) & stat.S_IRWXU != stat.S_IRWXU:
+            directory.chmod(stat.S_IMODE(info.st_mode) | stat.S_IRWXU)

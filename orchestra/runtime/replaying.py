@@ -28,6 +28,7 @@ from orchestra.runtime.git import GitManager, RefUpdate
 from orchestra.runtime.inbox import Inbox
 from orchestra.runtime.observability import Event
 from orchestra.runtime.pinning import keep_commits, missing_from
+from orchestra.runtime.removal_mark import refuse_half_removed
 from orchestra.runtime.store import SessionRecord, Status, now, read_session
 from orchestra.runtime.turns import move_branch, session_branch
 from orchestra.runtime.workspace import Workspace
@@ -90,6 +91,7 @@ async def forked(
     """
     with nothing_started():
         record = read_session(source)
+        refuse_half_removed(source)
         reader = GitManager()
         await reader.version()
         workspace = await Workspace.reopen(reader, record.workspace)

@@ -21,6 +21,7 @@ from orchestra.runtime.inbox import Inbox
 from orchestra.runtime.machine import faults_named
 from orchestra.runtime.observability import ObservabilityLogger
 from orchestra.runtime.removal import empty_trash
+from orchestra.runtime.removal_mark import refuse_half_removed, unmark
 from orchestra.runtime.replaying import forked, lay_out, session_worktrees
 from orchestra.runtime.session_row import SessionRow
 from orchestra.runtime.snapshots import remove_scratch
@@ -255,6 +256,8 @@ class SessionManager:
     async def _reopened(self, files: SessionFiles, record: SessionRecord, lock: DriverLock) -> OpenSession:
         """Open a session whose lock is held, with its own copy of the pipeline."""
         _refuse_copy(files, record)
+        refuse_half_removed(files)
+        unmark(files)  # its worktrees are made anew
         pipeline = resolve_frozen(files, self._project.root, record.settings)
         if pipeline.model_problems and record.status is not Status.COMPLETED:
             raise PipelineError.of(pipeline.model_problems)

@@ -101,6 +101,11 @@ class SessionFiles:
         return self.directory / "driver.log"
 
     @property
+    def cleanup_mark(self) -> Path:
+        """The file that is there once a cleanup has begun to remove the session."""
+        return self.directory / "cleanup"
+
+    @property
     def cancellation(self) -> Path:
         """The file that is there once somebody has called the session off."""
         return self.inbox / "cancel"
@@ -246,13 +251,18 @@ def _is_at_rest(files: SessionFiles) -> bool:
     return not logged and not is_driven(files.lock)
 
 
-def read_session(files: SessionFiles) -> SessionRecord:
-    """Read one session; where its driver is gone it shows as `interrupted`, or `cancelled` if that was asked for."""
+def read_session(files: SessionFiles, *, mine: bool = False) -> SessionRecord:
+    """Read one session; where its driver is gone it shows as `interrupted`, or `cancelled` if that was asked for.
+
+    Args:
+        files: The session's.
+        mine: The caller holds the session's lock, and does not drive it.
+    """
     with open_readonly(files) as connection:
         row = connection.execute("SELECT * FROM sessions").fetchone()
         if row is None:
             raise SessionError(f"the session {files.session_id} was never started", code="empty-session")
-        driven = Status(row["status"]) in ENDED or is_driven(files.lock)
+        driven = Status(row["status"]) in ENDED or (not mine and is_driven(files.lock))
         if not driven:  # what its driver has written before it went
             row = connection.execute("SELECT * FROM sessions").fetchone()
         has_checkpoints = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'checkpoints'").fetchone()
@@ -304,7 +314,8 @@ def list_sessions(root: Path) -> Iterator[SessionRecord | SessionError]:
         try:
             records.append(read_session(SessionFiles(sessions_directory(root) / session_id)))
         except SessionError as error:
-            errors.append(error)
+            if (sessions_directory(root) / session_id).exists():  # else a cleanup has taken it away meanwhile
+                errors.append(error)
     records.sort(key=lambda record: (record.created_at, record.session_id), reverse=True)
     yield from records
     yield from errors

@@ -272,6 +272,11 @@ def session_of_admin(admin: Path) -> str | None:
     return match[1] if match else None
 
 
+def slot_of_admin(admin: Path) -> str:
+    """Return the slot that a worktree's administrative directory of ours belongs to."""
+    return (content_of(admin / "locked") or "").rpartition(":")[2]
+
+
 def place_of_admin(admin: Path) -> Path | None:
     """Return the directory of the worktree that an administrative directory stands for, be it there or not."""
     link = content_of(admin / "gitdir")

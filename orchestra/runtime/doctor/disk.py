@@ -6,6 +6,7 @@ import os
 from shlex import quote
 from typing import TYPE_CHECKING
 
+from orchestra.runtime.disk import size
 from orchestra.runtime.doctor.finding import Finding, State
 from orchestra.runtime.machine import is_readonly
 from orchestra.runtime.store import STATE_DIRECTORY, sessions_directory
@@ -132,13 +133,3 @@ def _taken(directory: Path) -> tuple[int, bool]:
         if seen > COUNTED:
             return taken, False
     return taken, True
-
-
-def size(count: int) -> str:
-    """Show a number of bytes."""
-    amount = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if amount < 1024:  # noqa: PLR2004 - the step between units
-            return f"{amount:.0f} {unit}" if unit in ("B", "KiB") else f"{amount:.1f} {unit}"
-        amount /= 1024
-    return f"{amount:.1f} TiB"
