@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from orchestra.graph.regions import Branch
 
 METADATA_KEY = "orchestra"
-"""Where a checkpoint's metadata holds `{seq, agent, ended, next, repos, integrated, changed, created_at}`."""
+"""Where a checkpoint's metadata holds `{seq, agent, ended, next, repos, integrated, in_conflict, changed,
+created_at}`."""
 
 BRANCH_MARK = "branch:to:"
 """LangGraph's channels that start a node in the next step."""
@@ -147,6 +148,7 @@ class OrchestraSaver(AsyncSqliteSaver):
             "next": self._next(namespace, checkpoint, saved.agent),
             "repos": dict(saved.repos),
             "integrated": dict(saved.integrated),
+            "in_conflict": saved.in_conflict,
             "changed": list(saved.changed),
             "created_at": saved.created_at,
         }

@@ -326,6 +326,21 @@ def _checkpoint(row: sqlite3.Row) -> tuple[int, dict[str, Any]]:
     }
 
 
+def read_result(files: SessionFiles) -> dict[str, str]:
+    """Return repo → where the session's branch should be: the commit of the newest checkpoint that lets branches move.
+
+    A checkpoint of an open conflict does not: its commit holds the markers. Empty: there is no checkpoint yet.
+    """
+    with open_readonly(files) as connection:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'checkpoints'").fetchone():
+            return {}
+        rows = connection.execute("SELECT metadata FROM checkpoints WHERE checkpoint_ns = ''").fetchall()
+        shown = (json.loads(row["metadata"])["orchestra"] for row in rows)
+        settled = [one for one in shown if not one.get("in_conflict")]
+        newest = max(settled, key=lambda one: int(one["seq"]), default=None)
+        return dict(newest["integrated"]) if newest else {}
+
+
 def read_turns(files: SessionFiles) -> list[dict[str, Any]]:
     """Return per turn its tokens, cost, tool calls and durations, oldest first."""
     with open_readonly(files) as connection:
