@@ -24,7 +24,7 @@ from orchestra.runtime.observability import ObservabilityLogger
 from orchestra.runtime.removal import empty_trash
 from orchestra.runtime.session_row import SessionRow
 from orchestra.runtime.snapshots import remove_scratch
-from orchestra.runtime.store import SessionFiles, SessionRecord, Status, now, read_session
+from orchestra.runtime.store import SessionFiles, SessionRecord, Status, now, read_session, refuse_copy
 from orchestra.runtime.workspace import Workspace, open_repositories
 from orchestra.runtime.worktree import WorktreeManager
 
@@ -217,7 +217,7 @@ class SessionManager:
             raise SessionError(
                 f"the session {record.session_id} was cancelled", code="cancelled", hint="run the pipeline again"
             )
-        _refuse_copy(files, record)
+        refuse_copy(files, record, "resume")
         frozen = thaw(files.pipeline, self._project.root, record.settings["file"])
         project = frozen.project.for_shipped() if record.settings["shipped"] else frozen.project
         pipeline = resolve(
@@ -260,18 +260,3 @@ def _completed(files: SessionFiles) -> SessionError:
     )
     error.exit_code = 2  # nothing was done
     return error
-
-
-def _refuse_copy(files: SessionFiles, record: SessionRecord) -> None:
-    """Refuse a copy of a session: it would work on the same worktrees and branches as the session itself."""
-    home = SessionFiles(Path(record.settings.get("directory", files.directory)))
-    if home.database.exists() and not home.directory.samefile(files.directory):
-        root = home.directory.parents[2]
-        error = SessionError(
-            f"this is a copy of the session {record.session_id}; the session itself is in {home.directory}, and both "
-            "would work on the same branches",
-            code="session-copied",
-            hint=f"resume it there: orchestra -C '{root}' resume {record.session_id}; or run the pipeline anew here",
-        )
-        error.exit_code = 2  # nothing was started
-        raise error

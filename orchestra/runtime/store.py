@@ -291,6 +291,28 @@ def _object(row: sqlite3.Row, column: str) -> dict[str, Any]:
     return value
 
 
+def refuse_copy(files: SessionFiles, record: SessionRecord, command: str) -> None:
+    """Refuse a copy of a session: it would work on the same worktrees and branches as the session itself.
+
+    Args:
+        files: Where the session was found.
+        record: What its database says.
+        command: What was asked of it, such as `resume`.
+    """
+    home = SessionFiles(Path(record.settings.get("directory", files.directory)))
+    if home.database.exists() and not home.directory.samefile(files.directory):
+        root = home.directory.parents[2]
+        error = SessionError(
+            f"this is a copy of the session {record.session_id}; the session itself is in {home.directory}, and both "
+            "would work on the same branches",
+            code="session-copied",
+            hint=f"{command} it there: orchestra -C '{root}' {command} {record.session_id}; or run the pipeline anew "
+            "here",
+        )
+        error.exit_code = 2  # nothing was started
+        raise error
+
+
 def list_sessions(root: Path) -> Iterator[SessionRecord | SessionError]:
     """Yield every session of a project, newest first; an unreadable one comes as its error, last."""
     records: list[SessionRecord] = []
