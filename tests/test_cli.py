@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import Workshop
 
-COMMANDS = ("demo", "compile", "run", "resume", "attach", "respond", "cancel", "status", "log", "doctor")
+COMMANDS = ("demo", "compile", "run", "resume", "attach", "respond", "cancel", "status", "log", "apply", "doctor")
 HOSTILE = "plain [red]markup[/red] \x1b[31mred\x1b[0m \x9b2J \u202eltr \x07 tab\there 👩\u200d💻"
 ESCAPES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 

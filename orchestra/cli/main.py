@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from orchestra.cli.apply import apply_command
 from orchestra.cli.attach import attach_command
 from orchestra.cli.cancel import cancel_command
 from orchestra.cli.compile import compile_command
@@ -43,6 +44,7 @@ app.command("respond", short_help="Answer an agent, or see what it asks")(respon
 app.command("cancel", short_help="End a session for good")(cancel_command)
 app.command("status", short_help="Show the sessions of this project")(status_command)
 app.command("log", short_help="Show a session's checkpoints or events")(log_command)
+app.command("apply", short_help="Bring a session's result into your checkout")(apply_command)
 app.command("doctor", short_help="Find out what is wrong, and what to do")(doctor_command)
 
 

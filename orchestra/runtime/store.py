@@ -96,6 +96,11 @@ class SessionFiles:
         return self.directory / "driver.log"
 
     @property
+    def apply_journal(self) -> Path:
+        """What an `apply` has begun to write; there only while it is at work, or when it was killed."""
+        return self.directory / "apply.json"
+
+    @property
     def cancellation(self) -> Path:
         """The file that is there once somebody has called the session off."""
         return self.inbox / "cancel"
