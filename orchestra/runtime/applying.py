@@ -135,8 +135,13 @@ class _Application:
                     message = f"the repo {name!r} of this session is not at {path} any more"
                     self._problems.append(Problem("repo-moved", message, hint="put it back there, then apply again"))
                     continue
-                opened[name] = await self._git.open(name, path, judge=False)
-                await read_filters(self._git, opened[name])
+                repo = await self._git.open(name, path, judge=False)
+                if repo.top not in (None, path):  # git went on looking in the directories above
+                    message = f"the repo {name!r} of this session is at {path}, which is a part of {repo.top} now"
+                    self._problems.append(Problem("repo-changed", message, hint="put the repository back there"))
+                    continue
+                await read_filters(self._git, repo)
+                opened[name] = repo
             except GitError as error:
                 self._object(error)
         return opened

@@ -447,6 +447,17 @@ async def test_a_result_whose_objects_are_gone_is_refused(app: Path, tmp_path: P
     assert codes(await refusal(session)) == ["commit-missing"]
 
 
+async def test_another_repository_in_the_place_of_the_sessions_is_refused(app: Path, tmp_path: Path) -> None:
+    session = await ended(tmp_path, {"app": (app, edits({"a.txt": "two\n"}))})
+    shutil.move(app / ".git", tmp_path / ".git")  # the directory above is a repository now, with all the objects
+
+    with pytest.raises(RefusedError) as caught:
+        await apply(session.files)
+
+    assert codes(caught.value) == ["repo-changed"]
+    assert (app / "a.txt").read_text() == "one\n"
+
+
 async def test_a_session_that_is_driven_is_left_alone(app: Path, tmp_path: Path) -> None:
     session = await ended(tmp_path, {"app": (app, edits({"a.txt": "two\n"}))}, status=Status.RUNNING)
     code = in_a_child(lambda: _drive_for_a_while(session, tmp_path / "held", tmp_path / "done"))
