@@ -4,7 +4,8 @@
     ├── PipelineError       a file or the command line is wrong  exit 2
     ├── GitError            git refused or failed                exit 1
     ├── SessionError        a session can't be started or driven exit 1
-    │   └── SessionBusyError another process drives it           exit 4
+    │   ├── SessionBusyError another process drives it           exit 4
+    │   └── RefusedError     it would harm; nothing was touched  exit 2
     └── AgentError          a turn failed                        exit 1
 
 Anything else that escapes is a bug.
@@ -138,6 +139,27 @@ class SessionBusyError(SessionError):
 
     exit_code = 4
     code = "session-busy"
+
+
+class RefusedError(SessionError):
+    """What was asked would harm something or can't be done; nothing was touched.
+
+    Args:
+        problems: All the reasons.
+    """
+
+    exit_code = 2
+    code = "refused"
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self._problems = tuple(sort_problems(problems))
+        first = self._problems[0]
+        super().__init__(first.message, code=first.code, hint=first.hint)
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Every reason at once."""
+        return self._problems
 
 
 class AgentError(OrchestraError):

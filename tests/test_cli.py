@@ -40,6 +40,7 @@ COMMANDS = (
     "status",
     "log",
     "diff",
+    "apply",
     "replay",
     "cleanup",
     "doctor",

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from orchestra.cli.apply import apply_command
 from orchestra.cli.attach import attach_command
 from orchestra.cli.cancel import cancel_command
 from orchestra.cli.cleanup import cleanup_command
@@ -47,6 +48,7 @@ app.command("cancel", short_help="End a session for good")(cancel_command)
 app.command("status", short_help="Show the sessions of this project")(status_command)
 app.command("log", short_help="Show a session's checkpoints or events")(log_command)
 app.command("diff", short_help="Show what a session has changed")(diff_command)
+app.command("apply", short_help="Bring a session's result into your checkout")(apply_command)
 app.command("replay", short_help="Go on from any checkpoint, as a new session")(replay_command)
 app.command("cleanup", short_help="Remove sessions that have ended")(cleanup_command)
 app.command("doctor", short_help="Find out what is wrong, and what to do")(doctor_command)

@@ -105,6 +105,8 @@ class Progress:
         for repo, branch in branches.items():
             # The command has a line of its own: a narrow terminal would break a longer one in the branch's name.
             lines += [escape(f"branch of {repo}: {branch}"), escape(f"  git log -p {branch}")]
+        if branches and record.status == "completed":
+            lines.append(f"bring it into your checkout with: {typed(f'apply {session}')}")
         if onward := commands(record):
             lines.append(escape(f"go on with: {onward[0]}"))
             lines += [escape(f"or answer with: {command}") for command in onward[1:]]

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from orchestra.graph.regions import Branch
 
 METADATA_KEY = "orchestra"
-"""Where a checkpoint's metadata holds `{seq, agent, ended, next, repos, slots, integrated, changed, created_at}`."""
+"""Where a checkpoint's metadata holds `{seq, agent, ended, next, repos, slots, integrated, in_conflict, changed,
+created_at}`."""
 
 BRANCH_MARK = "branch:to:"
 """LangGraph's channels that start a node in the next step."""
@@ -155,6 +156,7 @@ class OrchestraSaver(AsyncSqliteSaver):
             "repos": dict(saved.repos),
             "slots": dict(saved.slots),
             "integrated": dict(saved.integrated),
+            "in_conflict": saved.in_conflict,
             "changed": list(saved.changed),
             "created_at": saved.created_at,
         }

@@ -114,9 +114,18 @@ async def open_repository(git: GitManager, name: str, path: Path, *, judge: bool
     found = Repository(name, top, git_dir, common_dir, None, None, shallow)
     repo = Repository(name, top, git_dir, common_dir, await _head(git, found), await _branch(git, found), shallow)
     if judge and top is not None:
-        _refuse_operation(repo)
-        await _refuse_unmerged(git, repo)
+        await judge_checkout(git, repo)
     return repo
+
+
+async def judge_checkout(git: GitManager, repo: Repository) -> None:
+    """Refuse a checkout in the middle of something.
+
+    Raises:
+        GitError: `operation-in-progress`, `unmerged-entries`.
+    """
+    _refuse_operation(repo)
+    await _refuse_unmerged(git, repo)
 
 
 def _directory(name: str, path: Path) -> Path:

@@ -188,13 +188,14 @@ async def _as_checked_out(git: GitManager, worktree: Worktree, now: str, wanted:
     for _, path in changes:
         head, _, answer = answer.partition(b"\n")
         size = int(head.rsplit(b" ", 1)[1])
-        if _read(worktree.path / os.fsdecode(path), size) != answer[:size]:
+        if read_plain(worktree.path / os.fsdecode(path), size) != answer[:size]:
             return False
         answer = answer[size + 1 :]
     return True
 
 
-def _read(path: Path, most: int) -> bytes | None:
+def read_plain(path: Path, most: int) -> bytes | None:
+    """Read a plain file, up to one byte more than asked; None: there is none."""
     if path.is_symlink() or not path.is_file():
         return None
     with path.open("rb") as file:
@@ -208,11 +209,11 @@ async def _clear_the_way(git: GitManager, worktree: Worktree, found: str, wanted
         return []
     listed = await git.run(worktree, "ls-files", "-z", index=worktree.index)
     tracked = frozenset(listed.stdout.split(b"\0"))
-    blocking = {name for path in added for name in _blocking(worktree.path, path, tracked)}
+    blocking = {name for path in added for name in files_at(worktree.path, path, tracked)}
     return _move_all(worktree, sorted(blocking), session)
 
 
-def _blocking(top: Path, path: bytes, tracked: frozenset[bytes]) -> list[bytes]:
+def files_at(top: Path, path: bytes, tracked: frozenset[bytes]) -> list[bytes]:
     """Return the untracked files at a path: it itself, a file in place of a directory above it, or all below it."""
     parts = path.split(b"/")
     for length in range(1, len(parts) + 1):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestra.errors import PipelineError, SessionBusyError, SessionError
@@ -25,7 +24,7 @@ from orchestra.runtime.removal_mark import refuse_half_removed, unmark
 from orchestra.runtime.replaying import forked, lay_out, session_worktrees
 from orchestra.runtime.session_row import SessionRow
 from orchestra.runtime.snapshots import remove_scratch
-from orchestra.runtime.store import SessionFiles, SessionRecord, Status, now, read_session
+from orchestra.runtime.store import SessionFiles, SessionRecord, Status, now, read_session, refuse_copy
 from orchestra.runtime.workspace import Workspace, open_repositories
 from orchestra.runtime.worktree import WorktreeManager
 
@@ -255,7 +254,7 @@ class SessionManager:
 
     async def _reopened(self, files: SessionFiles, record: SessionRecord, lock: DriverLock) -> OpenSession:
         """Open a session whose lock is held, with its own copy of the pipeline."""
-        _refuse_copy(files, record)
+        refuse_copy(files, record, "resume")
         refuse_half_removed(files)
         unmark(files)  # its worktrees are made anew
         pipeline = resolve_frozen(files, self._project.root, record.settings)
@@ -292,18 +291,3 @@ def _completed(files: SessionFiles) -> SessionError:
     )
     error.exit_code = 2  # nothing was done
     return error
-
-
-def _refuse_copy(files: SessionFiles, record: SessionRecord) -> None:
-    """Refuse a copy of a session: it would work on the same worktrees and branches as the session itself."""
-    home = SessionFiles(Path(record.settings.get("directory", files.directory)))
-    if home.database.exists() and not home.directory.samefile(files.directory):
-        root = home.directory.parents[2]
-        error = SessionError(
-            f"this is a copy of the session {record.session_id}; the session itself is in {home.directory}, and both "
-            "would work on the same branches",
-            code="session-copied",
-            hint=f"resume it there: orchestra -C '{root}' resume {record.session_id}; or run the pipeline anew here",
-        )
-        error.exit_code = 2  # nothing was started
-        raise error

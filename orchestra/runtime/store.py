@@ -106,6 +106,11 @@ class SessionFiles:
         return self.directory / "cleanup"
 
     @property
+    def apply_journal(self) -> Path:
+        """What an `apply` has begun to write; there only while it is at work, or when it was killed."""
+        return self.directory / "apply.json"
+
+    @property
     def cancellation(self) -> Path:
         """The file that is there once somebody has called the session off."""
         return self.inbox / "cancel"
@@ -306,6 +311,28 @@ def _object(row: sqlite3.Row, column: str) -> dict[str, Any]:
     return value
 
 
+def refuse_copy(files: SessionFiles, record: SessionRecord, command: str) -> None:
+    """Refuse a copy of a session: it would work on the same worktrees and branches as the session itself.
+
+    Args:
+        files: Where the session was found.
+        record: What its database says.
+        command: What was asked of it, such as `resume`.
+    """
+    home = SessionFiles(Path(record.settings.get("directory", files.directory)))
+    if home.database.exists() and not home.directory.samefile(files.directory):
+        root = home.directory.parents[2]
+        error = SessionError(
+            f"this is a copy of the session {record.session_id}; the session itself is in {home.directory}, and both "
+            "would work on the same branches",
+            code="session-copied",
+            hint=f"{command} it there: orchestra -C '{root}' {command} {record.session_id}; or run the pipeline anew "
+            "here",
+        )
+        error.exit_code = 2  # nothing was started
+        raise error
+
+
 def list_sessions(root: Path) -> Iterator[SessionRecord | SessionError]:
     """Yield every session of a project, newest first; an unreadable one comes as its error, last."""
     records: list[SessionRecord] = []
@@ -345,19 +372,23 @@ def _checkpoint(row: sqlite3.Row) -> tuple[int, dict[str, Any]]:
 def read_result(files: SessionFiles) -> dict[str, dict[str, Any]]:
     """Return what a session has come to: `commits` (repo → where its branch belongs) and `agent_outputs`.
 
-    Both are those of the newest checkpoint of the root; empty where there is none yet.
+    The outputs are those of the root's newest checkpoint; the commits those of the newest one that lets branches move,
+    since one of an open conflict names the commit with the markers. Empty where there is none yet.
     """
     with open_readonly(files) as connection:
-        found = None
-        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'checkpoints'").fetchone():
-            found = connection.execute(
-                "SELECT checkpoint, metadata FROM checkpoints WHERE checkpoint_ns = ''"
-                " ORDER BY CAST(CAST(metadata AS TEXT) ->> '$.orchestra.seq' AS INTEGER) DESC LIMIT 1"
-            ).fetchone()
-        if found is None:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'checkpoints'").fetchone():
             return {"commits": {}, "agent_outputs": {}}
-        commits = json.loads(found["metadata"])["orchestra"]["integrated"]
-        outputs = json.loads(found["checkpoint"])["channel_values"].get("agent_outputs") or {}
+        rows = connection.execute("SELECT checkpoint_id, metadata FROM checkpoints WHERE checkpoint_ns = ''").fetchall()
+        shown = [(json.loads(row["metadata"])["orchestra"], row["checkpoint_id"]) for row in rows]
+        shown.sort(key=lambda pair: int(pair[0]["seq"]))
+        settled = (about["integrated"] for about, _ in reversed(shown) if not about.get("in_conflict"))
+        commits: dict[str, str] = next(settled, {})
+        outputs: dict[str, Any] = {}
+        if shown:
+            (blob,) = connection.execute(
+                "SELECT checkpoint FROM checkpoints WHERE checkpoint_ns = '' AND checkpoint_id = ?", (shown[-1][1],)
+            ).fetchone()
+            outputs = json.loads(blob)["channel_values"].get("agent_outputs") or {}
         return {"commits": dict(commits), "agent_outputs": dict(outputs)}
 
 

@@ -179,14 +179,15 @@ async def session_branch(git: GitManager, repo: Repository, *, prefix: str, pipe
     refs = await git.refs(repo, "refs/heads")
     taken = {name.removeprefix("refs/heads/").casefold() for name in refs}
     for name in wanted:
-        await _check_branch_name(git, repo, name)
-        if not _clashes(name.casefold(), taken):
+        await check_branch_name(git, repo, name)
+        if not clashes(name.casefold(), taken):
             return name
     message = f"no branch for the session in {repo.name!r}: {', '.join(map(repr, wanted))} clash with branches there"
     raise GitError(message, code="branch-clash", hint=f"set another `branch_prefix` for the repository {repo.name!r}")
 
 
-async def _check_branch_name(git: GitManager, repo: Repository, name: str) -> None:
+async def check_branch_name(git: GitManager, repo: Repository, name: str) -> None:
+    """Refuse what git takes for no branch's name (`bad-branch-name`)."""
     # `git branch` takes a name that begins with a dash for an option, and HEAD for a place.
     answer = await git.run(repo, "check-ref-format", f"refs/heads/{name}", ok=(0, 1))
     if answer.returncode or name.startswith("-"):
@@ -194,7 +195,8 @@ async def _check_branch_name(git: GitManager, repo: Repository, name: str) -> No
         raise GitError(f"git takes no branch of the name {name!r}", code="bad-branch-name", hint=hint)
 
 
-def _clashes(name: str, taken: set[str]) -> bool:
+def clashes(name: str, taken: set[str]) -> bool:
+    """Tell whether a branch can't lie beside others, all with their case folded."""
     parts = name.split("/")
     above = {"/".join(parts[:length]) for length in range(1, len(parts) + 1)}
     return bool(above & taken) or any(other.startswith(name + "/") for other in taken)
