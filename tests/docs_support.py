@@ -140,7 +140,7 @@ class Reader:
         if command.startswith("cd "):
             self.directory = self.directory / command.removeprefix("cd ")
             return
-        if SESSION[:3] in command:  # which may remove it
+        if command.startswith("orchestra cleanup"):  # which may remove it
             expected = self._with_session(expected)
         code, printed = self._run(self._with_session(command), expected)
         wanted = int(example.options.get("exit", "0"))
