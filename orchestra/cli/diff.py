@@ -124,9 +124,10 @@ def _repos(record: SessionRecord, given: Sequence[str] | None) -> frozenset[str]
 
 
 def _of_session(files: SessionFiles, record: SessionRecord) -> _Wanted:
-    from orchestra.runtime.store import ENDED, read_result
+    from orchestra.runtime.outcome import read_result
+    from orchestra.runtime.store import ENDED
 
-    commits = read_result(files)["commits"]
+    commits = read_result(files)
     changes = {repo: (stored["base"], commits.get(repo, stored["base"])) for repo, stored in record.workspace.items()}
     if record.status not in ENDED:
         _tell(f"the session has not completed ({record.status}): this is what it has changed so far")
@@ -150,7 +151,7 @@ def _of_turn(files: SessionFiles, agent: str, turn: int | None) -> _Wanted:
 
 def _between(files: SessionFiles, record: SessionRecord, text: str) -> _Wanted:
     from orchestra.runtime.naming import CheckpointName, find_checkpoint
-    from orchestra.runtime.store import read_result
+    from orchestra.runtime.outcome import read_result
 
     first, _, second = text.partition("..")
     ends = [find_checkpoint(files, CheckpointName(checkpoint=name)) if name else None for name in (first, second)]
@@ -159,7 +160,7 @@ def _between(files: SessionFiles, record: SessionRecord, text: str) -> _Wanted:
         raise PipelineError(f"`--checkpoint {text}` names no checkpoint", code="bad-option", hint=hint)
     base = {repo: str(stored["base"]) for repo, stored in record.workspace.items()}
     before = ends[0]["repos"] if ends[0] else base
-    after = ends[1]["repos"] if ends[1] else base | read_result(files)["commits"]
+    after = ends[1]["repos"] if ends[1] else base | read_result(files)
     ids = [end and end["checkpoint_id"] for end in ends]
     changes = {repo: (before[repo], after[repo]) for repo in base if repo in before and repo in after}
     return _Wanted(changes, {"agent": None, "turn": None, "from": ids[0], "to": ids[1]}, "no file differs")

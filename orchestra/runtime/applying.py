@@ -20,9 +20,10 @@ from orchestra.runtime.filters import read_filters
 from orchestra.runtime.git import GitManager
 from orchestra.runtime.incoming import Incoming, Outcome, work_out
 from orchestra.runtime.obstacles import find_obstacles, links_out
+from orchestra.runtime.outcome import read_result
 from orchestra.runtime.repository import judge_checkout
 from orchestra.runtime.snapshots import remove_scratch, scratch_directory
-from orchestra.runtime.store import SessionFiles, Status, read_result, read_session, refuse_copy, session_ids
+from orchestra.runtime.store import SessionFiles, Status, read_session, refuse_copy, session_ids
 from orchestra.runtime.tree_changes import changes_between
 from orchestra.runtime.worktree import repository_lock
 
@@ -79,7 +80,7 @@ class _Application:
         self._branch = branch
         self._dry_run = dry_run
         self._journal = Journal(record.files)
-        self._results = read_result(record.files)["commits"]
+        self._results = read_result(record.files)
         self._problems: list[Problem] = []
         self._git = GitManager(lock_fds=[lock.fd], session=record.session_id)
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestra.runtime.history import decisions_of
+from orchestra.runtime.outcome import read_outputs, read_result
 from orchestra.runtime.spans import spans_of
-from orchestra.runtime.store import read_checkpoints, read_result, read_session, read_turns
+from orchestra.runtime.store import read_checkpoints, read_session, read_turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -75,8 +76,8 @@ def _side(files: SessionFiles) -> Side:
     spans = list(spans_of(read_checkpoints(files)).values())
     return Side(
         record=record,
-        outputs=result["agent_outputs"],
-        commits={repo: result["commits"].get(repo, stored["base"]) for repo, stored in record.workspace.items()},
+        outputs=read_outputs(files),
+        commits={repo: result.get(repo, stored["base"]) for repo, stored in record.workspace.items()},
         route=tuple(_step(span, decisions) for span in _in_waves(spans)),
         turns=len(spans),
         seconds=sum(fact["duration_s"] or 0 for fact in facts),

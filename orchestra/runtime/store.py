@@ -369,29 +369,6 @@ def _checkpoint(row: sqlite3.Row) -> tuple[int, dict[str, Any]]:
     }
 
 
-def read_result(files: SessionFiles) -> dict[str, dict[str, Any]]:
-    """Return what a session has come to: `commits` (repo → where its branch belongs) and `agent_outputs`.
-
-    The outputs are those of the root's newest checkpoint; the commits those of the newest one that lets branches move,
-    since one of an open conflict names the commit with the markers. Empty where there is none yet.
-    """
-    with open_readonly(files) as connection:
-        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'checkpoints'").fetchone():
-            return {"commits": {}, "agent_outputs": {}}
-        rows = connection.execute("SELECT checkpoint_id, metadata FROM checkpoints WHERE checkpoint_ns = ''").fetchall()
-        shown = [(json.loads(row["metadata"])["orchestra"], row["checkpoint_id"]) for row in rows]
-        shown.sort(key=lambda pair: int(pair[0]["seq"]))
-        settled = (about["integrated"] for about, _ in reversed(shown) if not about.get("in_conflict"))
-        commits: dict[str, str] = next(settled, {})
-        outputs: dict[str, Any] = {}
-        if shown:
-            (blob,) = connection.execute(
-                "SELECT checkpoint FROM checkpoints WHERE checkpoint_ns = '' AND checkpoint_id = ?", (shown[-1][1],)
-            ).fetchone()
-            outputs = json.loads(blob)["channel_values"].get("agent_outputs") or {}
-        return {"commits": dict(commits), "agent_outputs": dict(outputs)}
-
-
 def read_turns(files: SessionFiles) -> list[dict[str, Any]]:
     """Return per turn its tokens, cost, tool calls and durations, oldest first."""
     with open_readonly(files) as connection:

@@ -12,7 +12,8 @@ import pytest
 
 from orchestra.runtime.comparison import compare
 from orchestra.runtime.naming import short_id
-from orchestra.runtime.store import find_session, read_result
+from orchestra.runtime.outcome import read_result
+from orchestra.runtime.store import find_session
 from orchestra.testing import git_repo
 from tests.commandkit import Said
 from tests.conftest import COMMAND
@@ -50,7 +51,7 @@ def counted(files: list[dict[str, Any]]) -> dict[str, tuple[int | None, int | No
 def test_a_session_differs_from_its_base_as_git_says_in_all_repos(past: Past) -> None:
     said = document(past)
 
-    commits = read_result(past.files)["commits"]
+    commits = read_result(past.files)
     base = past.rows[0]["repos"]
     for repo, found in said["repos"].items():
         assert (found["before"], found["after"], found["error"]) == (base[repo], commits[repo], None)
@@ -153,7 +154,7 @@ def test_a_word_that_is_nearly_a_session_is_met_with_its_id(past: Past) -> None:
 
 
 def test_a_repo_that_is_gone_and_a_pruned_commit_are_named_and_the_rest_is_shown(own: Past) -> None:
-    result = read_result(own.files)["commits"]["app"]
+    result = read_result(own.files)["app"]
     objects = own.root / ".git" / "objects"
     (objects / result[:2] / result[2:]).unlink()
 
@@ -169,7 +170,7 @@ def test_a_repo_that_is_gone_and_a_pruned_commit_are_named_and_the_rest_is_shown
 
 
 def test_an_object_that_is_gone_costs_the_patch_of_its_repo_and_not_the_others(own: Past) -> None:
-    blob = own.workshop.repo.git("rev-parse", f"{read_result(own.files)['commits']['app']}:plan.md")
+    blob = own.workshop.repo.git("rev-parse", f"{read_result(own.files)['app']}:plan.md")
     (own.root / ".git" / "objects" / blob[:2] / blob[2:]).unlink()
 
     said = document(own)
@@ -223,7 +224,7 @@ def test_two_sessions_are_compared_by_outputs_routes_cost_and_files(own: Past) -
     ]
     assert two["usage"]["cost_usd"] == 1.5
     assert said["outputs"] == {"critic": [{"verdict": "approve"}, {"verdict": "revise"}], "lead": ["revised", "merged"]}
-    assert said["repos"]["web"]["before"] == read_result(own.files)["commits"]["web"]
+    assert said["repos"]["web"]["before"] == read_result(own.files)["web"]
 
     text = diff(own, "f0rk", "--stat").out
     assert "  notes.md  +0 -1" in text
@@ -257,7 +258,7 @@ def test_sessions_on_different_repositories_say_so(own: Past, tmp_path: Path) ->
     with closing(sqlite3.connect(other.database)) as connection:
         connection.execute(
             "UPDATE checkpoints SET metadata = REPLACE(CAST(metadata AS TEXT), ?, ?)",
-            (read_result(own.files)["commits"]["app"], elsewhere.head),
+            (read_result(own.files)["app"], elsewhere.head),
         )
         connection.commit()
     assert document(own, "f0rk")["repos"]["app"]["error"]["code"] == "commit-missing"
