@@ -29,6 +29,7 @@ _OWN = frozenset(
     {
         *("session.db", "session.db-wal", "session.db-shm", "session.db-journal", "session.db.new", "making.json"),
         *("lock", "children.lock", "inbox", "pipeline", "copies", "driver.log", "cleanup"),
+        *("apply.json", "apply.json.new"),
     }
 )
 """All that Orchestra puts into a session's directory."""
@@ -138,6 +139,9 @@ def _reasons(record: SessionRecord, *, mine: bool) -> Iterable[Reason]:
     if record.status not in REMOVABLE:
         message = f"it is {record.status}, and can go on"
         yield Reason("not-ended", message, f"orchestra cancel {directory.name}", final=True)
+    if record.files.apply_journal.exists():
+        message = "an `apply` of it was cut off, and the next one completes it or takes it back"
+        yield Reason("apply-unfinished", message, f"orchestra apply {directory.name}", final=True)
     others = sorted({entry.name for entry in directory.iterdir()} - _OWN)
     if others:
         more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 _USERS = ("refs/heads/", "refs/remotes/", "refs/tags/")
 _STARTS = frozenset({"base", "fork"})
 """What the session started from."""
-_DERIVED = frozenset({"stages"})
-"""What git makes of other commits of the session."""
+_DERIVED = frozenset({"stages", "applied"})
+"""What git makes of other commits: of a conflict, and of a checkout with the result applied to it."""
 _OFFLINE = {"GIT_NO_LAZY_FETCH": "1"}
 """In a partial clone nothing is fetched: that would run what its configuration names."""
 _MOST = 20_000

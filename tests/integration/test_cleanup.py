@@ -17,6 +17,7 @@ import pytest
 
 from orchestra.errors import SessionError
 from orchestra.runtime import git_process, store
+from orchestra.runtime.applying import apply
 from orchestra.runtime.cleaning import clean, plan_cleanup, planned_report
 from orchestra.runtime.disk import disk_usage
 from orchestra.runtime.driver_lock import DriverLock
@@ -216,6 +217,25 @@ async def test_a_merged_branch_goes_also_after_a_squash(place: Place) -> None:
     report = await place.clean(session)
 
     assert reasons(report) == []
+    place.assert_nothing_left()
+
+
+async def test_a_result_that_was_applied_and_committed_is_merged(place: Place) -> None:
+    session = await place.completed()
+    place.lib.write({"lib.py": "y = 3\n"})  # the user's own, before
+    await apply(place.files(session))
+    place.workshop.repo.git("add", "-A")
+    place.workshop.repo.git("commit", "-qm", "the agent's")
+    place.files(session).apply_journal.write_text("{}")
+    assert reasons(await place.clean(session, discard=True)) == [(None, "apply-unfinished")]
+    place.files(session).apply_journal.unlink()
+    before = place.user_side()
+    assert reasons(await place.clean(session)) == [("lib", "unmerged")]  # how the checkout was before
+    assert place.user_side() == before
+    place.lib.git("add", "-A")
+    place.lib.git("commit", "-qm", "both")
+
+    assert reasons(await place.clean(session)) == []
     place.assert_nothing_left()
 
 
