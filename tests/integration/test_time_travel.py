@@ -22,7 +22,7 @@ from orchestra.runtime.applying import apply
 from orchestra.runtime.cleaning import clean, plan_cleanup
 from orchestra.runtime.replaying import Changes
 from orchestra.runtime.session import SessionManager
-from orchestra.runtime.store import SessionFiles, find_session, read_checkpoints, session_ids
+from orchestra.runtime.store import SessionFiles, find_session, read_checkpoints, read_session, session_ids
 from orchestra.testing import GitRepo, git_repo
 from tests.conftest import Workshop
 from tests.gitkit import assert_sound, fingerprint, git, write
@@ -109,7 +109,9 @@ class Walk:
         return {"app": self.root, "lib": self.lib.path}
 
     def sessions(self) -> list[SessionFiles]:
-        return [find_session(self.root, name) for name in session_ids(self.root)]
+        """Return the sessions in the order in which they were made: their ids are others each time."""
+        found = [find_session(self.root, name) for name in session_ids(self.root)]
+        return sorted(found, key=lambda files: read_session(files).created_at)
 
     def manager(self) -> SessionManager:
         return SessionManager(find_project(self.root))
