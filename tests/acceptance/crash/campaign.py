@@ -13,7 +13,7 @@ from tests.acceptance.crash.scenario import ROUND, Scenario
 from tests.acceptance.crash.trial import Kill, Trial, random_kills
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
 Phase = Literal["run", "resume"]
@@ -97,6 +97,19 @@ class Bench:
             document = trial.run(Kill(point, hit))
         return self._finish(trial, _once(trial, Kill(point, hit)), document)
 
+    def kill_in_turn(self, kills: Sequence[Kill]) -> list[Kill]:
+        """Kill a run at the first of some failpoints and each resume at the next one, then check.
+
+        Returns:
+            Those that were not passed any more: the session had come too far.
+
+        Raises:
+            AssertionError: Something was lost, doubled or foreign; the trial's directory is kept.
+        """
+        trial = self._new("-".join(f"{kill.point}-{kill.hit}" for kill in kills))
+        self._finish(trial, _each(trial, kills), trial.run(kills[0]))
+        return [kill for kill in kills if kill not in trial.kills]
+
     def kill_at_random(self, seed: int, most: int = KILLS_OF_A_TRIAL) -> int:
         """Kill at random instants, again and again, then resume and check; returns how many kills hit.
 
@@ -127,8 +140,14 @@ class Bench:
 
 def _once(trial: Trial, kill: Kill) -> Iterator[Kill]:
     """Yield a kill until one has hit: a session that waits for a person runs in several processes."""
-    while not trial.kills:
-        yield kill
+    yield from _each(trial, [kill])
+
+
+def _each(trial: Trial, kills: Iterable[Kill]) -> Iterator[Kill]:
+    """Yield each kill until it has hit."""
+    for kill in kills:
+        while kill not in trial.kills:
+            yield kill
 
 
 def _to_its_end(trial: Trial, document: dict[str, Any] | None, trace: Path) -> dict[str, Any]:
