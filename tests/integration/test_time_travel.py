@@ -108,6 +108,11 @@ class Walk:
     def tops(self) -> dict[str, Path]:
         return {"app": self.root, "lib": self.lib.path}
 
+    @property
+    def told(self) -> str:
+        """What was done so far."""
+        return "\n".join(self.steps)
+
     def sessions(self) -> list[SessionFiles]:
         """Return the sessions in the order in which they were made: their ids are others each time."""
         found = [find_session(self.root, name) for name in session_ids(self.root)]
@@ -122,7 +127,7 @@ class Walk:
         self.steps.append(f"{what} {about}{f' killed at {point}' if point else ''}")
         if point:
             code = in_a_child(lambda: asyncio.run(work()), failpoint=point)
-            assert code in (0, 99, -signal.SIGKILL), code
+            assert code in (0, 99, -signal.SIGKILL), self.told
             return None
         try:
             return asyncio.run(work())
@@ -148,8 +153,8 @@ class Walk:
             for name, top in self.tops.items():
                 names = git(top, "ls-tree", "-r", "--name-only", result.commits[name]).split("\n")
                 for path, content in OUTCOME[name].items():
-                    assert path in names, self.steps
-                    assert git(top, "show", f"{result.commits[name]}:{path}") == content, self.steps
+                    assert path in names, self.told
+                    assert git(top, "show", f"{result.commits[name]}:{path}") == content, self.told
 
     def replay(self, files: SessionFiles) -> None:
         rows = read_checkpoints(files)
@@ -165,12 +170,12 @@ class Walk:
         if done is None:  # it may have been killed: the next one finishes it, or puts all back
             done = self.do_surely(lambda: apply(files, branch=branch))
         if isinstance(done, OrchestraError):
-            assert self.prints() == before, (self.steps, done)
+            assert self.prints() == before, f"{done}: {self.told}"
         elif branch is None:
             for name, top in self.tops.items():
                 for change in done.repos[name].changes if name in done.repos else ():
                     shown = top / os.fsdecode(change.path)
-                    assert shown.exists() == (change.kind != "deleted"), self.steps
+                    assert shown.exists() == (change.kind != "deleted"), self.told
 
     def do_surely(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         try:
@@ -200,18 +205,22 @@ class Walk:
     def check(self, *, touched: bool) -> None:
         """Check what must always hold."""
         now = self.prints()
-        assert touched or now == self.users, self.steps
+        assert touched or now == self.users, self.told
         self.users = now
         reachable = {name: set(git(top, "rev-list", "--glob=refs/*").split()) for name, top in self.tops.items()}
         for name, commits in self.kept.items():
-            assert commits <= reachable[name], ("a commit was lost", self.steps, commits - reachable[name])
+            lost = commits - reachable[name]
+            assert not lost, f"lost in {name}: {lost} after\n{self.told}"
         for files in self.sessions():
             for row in read_checkpoints(files):
                 for name, commit in row["repos"].items():
-                    assert commit in reachable[name], ("a checkpoint's commit was lost", self.steps, row)
+                    assert commit in reachable[name], f"a checkpoint's commit was lost: {row} after\n{self.told}"
         for name, top in self.tops.items():
-            tips = git(top, "for-each-ref", "--format=%(objectname)", "refs/heads").split()
-            self.kept[name] = self.kept.get(name, set()) | set(tips)
+            # A branch that is still at its base, which holds the user's own uncommitted work, goes with its session.
+            tips = git(top, "log", "--no-walk", "--branches", "--format=%H %(trailers:key=Orchestra-Session)").split(
+                "\n"
+            )
+            self.kept[name] = self.kept.get(name, set()) | {tip[:40] for tip in tips if "Orchestra-Session" in tip}
 
     def end(self) -> None:
         """Restore a checkpoint of every session that is left, without what nothing keeps; then fork and end each."""
@@ -226,7 +235,7 @@ class Walk:
                     tree = Path((stands.worktrees or {})[name])
                     git(tree, "add", "-A")
                     wanted = git(top, "rev-parse", f"{row['repos'][name]}^{{tree}}")
-                    assert git(tree, "write-tree") == wanted, self.steps
+                    assert git(tree, "write-tree") == wanted, self.told
         for files in self.sessions()[:3]:
             self.resume(files)
         for top in self.tops.values():
