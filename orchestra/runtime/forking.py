@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from langgraph.types import Overwrite
 
+from orchestra.graph.state import JOURNAL, without
 from orchestra.runtime.checkpoints import names_of
 from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.observability import Event, Usage
@@ -129,6 +130,23 @@ class Draft:
                 " AND type IN ('turn_committed', 'turn_ended', 'condition_chose')",
                 (turn["agent"], turn["turn"]),
             )
+
+    def take_back(self, namespace: str, fields: Collection[str], outputs: Collection[str]) -> None:
+        """Remove from the pending writes of a graph's newest checkpoint what has been set in its state meanwhile."""
+        with closing(self._connect()) as copy, copy:
+            for row, channel, kind, blob in copy.execute(
+                "SELECT rowid, channel, type, value FROM writes WHERE checkpoint_ns = ? AND checkpoint_id ="
+                " (SELECT MAX(checkpoint_id) FROM checkpoints WHERE checkpoint_ns = ?)",
+                (namespace, namespace),
+            ).fetchall():
+                if channel in fields:
+                    copy.execute("DELETE FROM writes WHERE rowid = ?", (row,))
+                elif channel in {"agent_outputs", JOURNAL}:
+                    value = self._serializer.loads_typed((kind, blob))
+                    entries = value if channel == JOURNAL else [{channel: value}]
+                    left = [without(entry, fields, outputs) for entry in entries]
+                    new = self._serializer.dumps_typed(left if channel == JOURNAL else left[0][channel])
+                    copy.execute("UPDATE writes SET type = ?, value = ? WHERE rowid = ?", (*new, row))
 
     def newest(self) -> list[Newest]:
         """Return the newest checkpoint of every graph, the root's first."""

@@ -155,7 +155,8 @@ class _Making:
 
     async def run(self, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         namespace, identity = str(checkpoint["checkpoint_ns"]), str(checkpoint["checkpoint_id"])
-        unended = asked_anew(self._pipeline, checkpoint["ended"], self._changes.edits)
+        is_set = self._changes.edits or self._changes.inputs
+        unended = asked_anew(self._pipeline, checkpoint["ended"]) if is_set else {}
         about, held = await asyncio.to_thread(self._draft.take, self._source.files, namespace, identity, unended)
         inputs = await asyncio.to_thread(self._change, namespace, held, unended)
         self._points = {**self._workspace.bases, **self._draft.branch_points()}
@@ -167,7 +168,8 @@ class _Making:
         forked = {"session_id": self._source.session_id, "checkpoint_id": identity, "checkpoint_ns": namespace}
         record = self._record(inputs, {**forked, "seq": about["seq"] - bool(unended)})
         event = await asyncio.to_thread(self._draft.settle, record, forked)
-        warnings = decided_already(self._pipeline, about["ended"], self._changes.edits)
+        is_changed = is_set or self._changes.pipeline
+        warnings = decided_already(self._pipeline, about["ended"], held, unended) if is_changed else []
         self.told = [event, *(Event(0, event.time, "warning", payload={"message": text}) for text in warnings)]
         answered = self._draft.answered()
         failpoint("database-drafted")
@@ -189,10 +191,12 @@ class _Making:
             around = [one for one in changed if namespace.startswith(one.namespace)]
             namespace, held = around[-1].namespace, around[-1].state
         moment = Moment(opened=changed, namespace=namespace, held=held.get(START) or held, unended=unended)
-        inputs = apply_edits(self._pipeline, moment, inputs, changes.inputs, changes.edits)
+        new = apply_edits(self._pipeline, moment, inputs, changes.inputs, changes.edits)
         for one in changed:
             self._draft.replace(one)
-        return inputs
+        if unended:
+            self._draft.take_back(namespace, new.fields, new.outputs)
+        return new.inputs
 
     async def _prove(self, identity: str, about: Mapping[str, Any]) -> None:
         """Prove that every object is there before anything is pinned."""
