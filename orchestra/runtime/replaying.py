@@ -171,11 +171,10 @@ class _Making:
         is_changed = is_set or self._changes.pipeline
         warnings = decided_already(self._pipeline, about["ended"], held, unended) if is_changed else []
         self.told = [event, *(Event(0, event.time, "warning", payload={"message": text}) for text in warnings)]
-        answered = self._draft.answered()
+        self._copy_answers(self._draft.answered())
         failpoint("database-drafted")
         self._files.draft.rename(self._files.database)
         failpoint("fork-there")
-        self._copy_answers(answered)
         return about
 
     def _change(self, namespace: str, held: Mapping[str, Any], unended: Mapping[str, int]) -> dict[str, Any]:
