@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from orchestra.agents.context import SESSION_SLOT
-from orchestra.errors import GitError, PipelineError
+from orchestra.errors import GitError, PipelineError, SessionError
 from orchestra.graph.loader import load_pipeline
 from orchestra.graph.project import is_shipped
 from orchestra.graph.resolve import resolve
@@ -22,8 +22,8 @@ from orchestra.runtime.creation import nothing_started, session_in_the_making, s
 from orchestra.runtime.edits import Moment, apply_edits, asked_anew, decided_already
 from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.fitting import fit, graph_states, open_ones
-from orchestra.runtime.forking import START, Draft
-from orchestra.runtime.frozen import freeze, resolve_frozen
+from orchestra.runtime.forking import START, Draft, is_hash
+from orchestra.runtime.frozen import freeze, read_frozen, resolve_frozen
 from orchestra.runtime.git import GitManager, RefUpdate
 from orchestra.runtime.inbox import Inbox
 from orchestra.runtime.observability import Event
@@ -31,6 +31,7 @@ from orchestra.runtime.pinning import keep_commits, missing_from
 from orchestra.runtime.store import SessionRecord, Status, now, read_session
 from orchestra.runtime.turns import move_branch, session_branch
 from orchestra.runtime.workspace import Workspace
+from orchestra.runtime.worktree import is_safe_name
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -184,7 +185,8 @@ class _Making:
             return inputs
         opened = open_ones(self._draft.newest())
         if changes.pipeline:
-            fit(self._pipeline, opened, self._workspace.repos)
+            before = read_frozen(self._source.files, self._project.root, self._source.settings)
+            fit(self._pipeline, opened, self._workspace.repos, before)
         changed = graph_states(self._pipeline, opened)
         if namespace not in {one.namespace for one in changed}:  # inside a turn: what the graph around it has
             around = [one for one in changed if namespace.startswith(one.namespace)]
@@ -201,6 +203,7 @@ class _Making:
         """Prove that every object is there before anything is pinned."""
         problems = []
         for name, repo in self._workspace.repos.items():
+            _refuse_forged(about, name, self._points[name])
             commits = {repo.base, self._points[name], *(about[key][name] for key in ("repos", "integrated"))}
             for one in open_ones(self._draft.newest()):
                 commits |= {
@@ -296,6 +299,18 @@ class _Making:
                 session = self._files.session_id
                 await move_branch(self._git, repo.repository, repo.branch, point, None, session=session)
                 failpoint("fork-branch-made")
+
+
+def _refuse_forged(about: Mapping[str, Any], repo: str, point: str) -> None:
+    """Refuse what no checkpoint of ours says of a repository: it would go to git and into paths."""
+    commits = [point, *(about[key][repo] for key in ("repos", "integrated"))]
+    slot = about.get("slots", {}).get(repo, SESSION_SLOT)
+    if not all(is_hash(commit) for commit in commits) or not is_safe_name(slot):
+        raise SessionError(
+            f"a checkpoint names what is no commit or no worktree of {repo!r}",
+            code="untrusted-checkpoint",
+            hint="the database was changed or made by another program: don't use it",
+        )
 
 
 async def lay_out(worktrees: WorktreeManager, workspace: Workspace, about: Mapping[str, Any]) -> dict[str, str]:
