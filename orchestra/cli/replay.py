@@ -126,7 +126,7 @@ def _changes(
         inputs=read_inputs_given(inputs),
         provider=provider,
         models=read_models_given(model),
-        pipeline=find_project(cwd).find_pipeline(pipeline, cwd) if pipeline else None,
+        pipeline=find_project(cwd).find_pipeline(pipeline, cwd) if pipeline is not None else None,
     )
 
 

@@ -72,7 +72,7 @@ class AgentBody:
         output = given.get("output", output)
         text = result.text or ("" if isinstance(output, str) else json.dumps(output, ensure_ascii=False))
         message = AIMessage(text, name=name, id=f"{name}-{turn.number}")
-        fields = _own_fields(output, self._fields) | _own_fields(given.get("fields"), self._fields)
+        fields = _own_fields(output, tuple(name for name in self._fields if name not in given.get("fields", ())))
         update = {"agent_outputs": {name: output}, "messages": [message], **fields}
         return Outcome(update, result.commit_messages, decides)
 

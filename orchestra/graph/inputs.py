@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from orchestra.graph.schema import InputSpec
 
 
-def read_inputs(pipeline: ResolvedPipeline, given: Mapping[str, Any]) -> dict[str, Any]:
+def read_inputs(
+    pipeline: ResolvedPipeline, given: Mapping[str, Any], held: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Check and complete the inputs of a run.
 
     Args:
         pipeline: Declares them.
         given: Input name → text from the command line, or a value.
+        held: Input name → value that is not to be read as a text any more: what a session has, or what is set there.
 
     Raises:
         PipelineError: Unknown inputs, wrong types, required ones that lack; all at once.
@@ -30,19 +33,19 @@ def read_inputs(pipeline: ResolvedPipeline, given: Mapping[str, Any]) -> dict[st
     declared = pipeline.pipeline.inputs
     problems: list[Problem] = []
     values: dict[str, Any] = {}
-    for name, value in given.items():
+    for name, value in {**(held or {}), **given}.items():
         if name not in declared:
             known = ", ".join(declared) or "none"
             hint = did_you_mean(name, declared) or f"declared inputs: {known}"
             problems.append(Problem("unknown-input", f"the pipeline has no input {name!r}", None, hint))
             continue
         try:
-            values[name] = _typed(value, declared[name])
+            values[name] = (_typed if name in given else _fitting)(value, declared[name])
         except ValueError as error:
             problems.append(Problem("wrong-input", f"the input {name!r} {error}", None, _example(name, declared[name])))
     misspelt = {near for name in given if name not in declared for near in near_names(name, declared)}
     for name, spec in declared.items():
-        if name in values or name in given or (name in misspelt and spec.required):
+        if name in values or name in given or name in (held or ()) or (name in misspelt and spec.required):
             continue
         if spec.required:
             what = f": {spec.description}" if spec.description else ""
@@ -79,6 +82,15 @@ def _typed(value: Any, spec: InputSpec) -> Any:
     except (ValueError, KeyError, RecursionError):
         shown = text if len(text) <= 40 else f"{text[:40]}…"  # noqa: PLR2004 - what fits a line
         raise ValueError(f"must be {_KINDS[spec.type]}, not {shown!r}") from None
+
+
+def _fitting(value: Any, spec: InputSpec) -> Any:
+    """Return a value that is of the declared type; a default may be of any."""
+    kinds: dict[str, tuple[type, ...]] = {"string": (str,), "number": (int, float), "boolean": (bool,)}
+    is_default = spec.has_default and type(value) is type(spec.default) and value == spec.default
+    if is_default or (value is None and not spec.required) or type(value) in kinds.get(spec.type, (type(value),)):
+        return value
+    raise ValueError(f"must be {_KINDS[spec.type]}, not {json.dumps(value, ensure_ascii=False):.40}")
 
 
 def _number(text: str) -> int | float:

@@ -13,7 +13,7 @@ from orchestra.agents.context import Snapshot, newest_snapshot
 from orchestra.agents.meeting import Position, Record  # noqa: TC001 - LangGraph reads the annotations
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
 
 def merge(old: dict[str, Any] | None, new: dict[str, Any] | None) -> dict[str, Any]:
@@ -84,7 +84,8 @@ class OrchestraState(TypedDict, total=False):
     _conflicts: Annotated[dict[str, dict[str, Any]], merge]
     """Number → a conflict of the session as `run --json` tells it, solved ones too."""
     _given: Annotated[dict[str, dict[str, Any]], merge]
-    """Agent → `{"turn", "output", "fields"}`: what a person put in the place of that turn's output (`replay --set`)."""
+    """Agent → `{"turn", "output", "fields"}`: what a person put in the place of a turn's output (`replay --set`), and
+    the names of the fields that they set, which the turn must not write."""
 
 
 BASE_FIELDS = frozenset(name for name in OrchestraState.__annotations__ if not name.startswith("_"))
@@ -140,3 +141,11 @@ def with_update(
     for name, value in update.items():
         merged[name] = reduce[name](state[name], value) if name in reduce and name in state else value
     return merged
+
+
+def without(update: Mapping[str, Any], fields: Collection[str], outputs: Collection[str]) -> dict[str, Any]:
+    """Return what a node has written without some fields, and without the outputs of some agents."""
+    left = {name: value for name, value in update.items() if name not in fields}
+    if "agent_outputs" in left:
+        left["agent_outputs"] = {name: value for name, value in left["agent_outputs"].items() if name not in outputs}
+    return left

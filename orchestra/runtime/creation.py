@@ -143,8 +143,8 @@ def is_unfinished(directory: Path) -> bool:
         entry.name.removesuffix("-wal").removesuffix("-shm").removesuffix("-journal") for entry in directory.iterdir()
     }
     inbox = directory / "inbox"
-    if inbox.is_dir() and any(inbox.iterdir()):
-        return False  # somebody has sent something: it was a session once
+    if _NOTE not in names and inbox.is_dir() and any(inbox.iterdir()):
+        return False  # somebody has sent something: it was a session once; a fork in the making has copies of answers
     # Without the note nothing has been pinned: else it is a session whose database somebody has deleted.
     allowed = _UNFINISHED if _NOTE in names else _EMPTY
     return set(directory.name) <= set(ID_ALPHABET) and names <= allowed

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
+import math
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-from langgraph.types import Overwrite
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from orchestra.agents.outputs import InvalidOutputError
 from orchestra.errors import PipelineError, Problem, did_you_mean
+from orchestra.graph.human_decision import DECISIONS
 from orchestra.graph.inputs import read_inputs
-from orchestra.graph.state import JOURNAL
+from orchestra.graph.state import JOURNAL, reducers, with_update, without
+from orchestra.graph.topology import START
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from orchestra.graph.resolved import ResolvedPipeline
     from orchestra.runtime.forking import Newest
 
 BASE = ("inputs", "agent_outputs")
 """Fields of the base state that may be set; the others are Orchestra's own bookkeeping."""
+
+
+_DEEPEST = 100
+"""Levels of a value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +50,19 @@ class Edit:
             hint = 'write `--set FIELD=VALUE` or `--set FIELD.KEY=VALUE`, such as `--set agent_outputs.critic="fine"`'
             raise PipelineError(f"`--set {text}` is not PATH=VALUE", code="bad-option", hint=hint)
         try:
-            return cls(parts, json.loads(value))
+            read = json.loads(value, parse_constant=_no_json, parse_float=_finite)
         except (ValueError, RecursionError):
-            return cls(parts, value)
+            read = value
+        if _depth(read) > _DEEPEST:
+            message = f"the value of `--set {'.'.join(parts)}=…` is nested more than {_DEEPEST} levels deep"
+            hint = "keep what is deep in a file, and its path in the state"
+            raise PipelineError(message, code="bad-option", hint=hint)
+        try:
+            json.dumps([parts, read], ensure_ascii=False).encode()
+        except UnicodeError:
+            shown = text.encode("utf-8", "backslashreplace").decode()
+            raise PipelineError(f"`--set {shown}` is not UTF-8 text", code="bad-option", hint="give a text") from None
+        return cls(parts, read)
 
     @property
     def shown(self) -> str:
@@ -69,7 +84,18 @@ class Moment:
     """Agent → turn, of those that end once more."""
 
 
-def asked_anew(pipeline: ResolvedPipeline, ended: Sequence[Mapping[str, Any]], edits: Sequence[Edit]) -> dict[str, int]:
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What has been set."""
+
+    inputs: dict[str, Any]
+    """All inputs, as they are then."""
+    fields: frozenset[str]
+    outputs: frozenset[str]
+    """The agents and steps whose outputs have been set."""
+
+
+def asked_anew(pipeline: ResolvedPipeline, ended: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Return agent → turn of those that have to end once more: a condition has read the state that is changed.
 
     What it has chosen is part of the checkpoint, so the fork begins just before it. A step would run its command again,
@@ -78,23 +104,38 @@ def asked_anew(pipeline: ResolvedPipeline, ended: Sequence[Mapping[str, Any]], e
     Args:
         pipeline: What is going to run.
         ended: The turns that have ended at the checkpoint.
-        edits: What to set.
     """
-    conditional = {edge.source for leaving in pipeline.topology.edges.values() for edge in leaving if edge.condition}
-    known = {str(turn["agent"]): int(turn["turn"]) for turn in ended if edits}
-    return {agent: turn for agent, turn in known.items() if agent in conditional and agent in pipeline.agents}
+    return {
+        str(turn["agent"]): int(turn["turn"])
+        for turn in ended
+        if turn["agent"] in pipeline.agents and _conditions(pipeline, turn["agent"])
+    }
 
 
-def decided_already(pipeline: ResolvedPipeline, ended: Sequence[Mapping[str, Any]], edits: Sequence[Edit]) -> list[str]:
-    """Warn of steps that lead through a condition: it has chosen what follows, and is not asked again."""
-    steps = {str(turn["agent"]) for turn in ended if edits} - asked_anew(pipeline, ended, edits).keys()
+def decided_already(
+    pipeline: ResolvedPipeline, ended: Sequence[Mapping[str, Any]], state: Mapping[str, Any], asked: Collection[str]
+) -> list[str]:
+    """Warn of conditions that have chosen what follows at the checkpoint, and are not asked again.
+
+    Args:
+        pipeline: What is going to run.
+        ended: The turns that have ended at the checkpoint.
+        state: Its state.
+        asked: The agents behind which they are asked anew.
+    """
+    chosen = {str(turn["agent"]): f"--before {turn['agent']}" for turn in ended if turn["agent"] not in asked}
+    if not state.get("turns"):
+        chosen |= {START: "--step -1"} if state.get("choices") else {}
     return [
-        f"the condition {edge.condition!r} has already chosen what follows {step!r} at this checkpoint, and is not "
-        f"asked again; with `--before {step}` the step and the choice are made anew"
-        for step in sorted(steps)
-        for edge in pipeline.topology.edges.get(step, ())
-        if edge.condition
+        f"the condition {condition!r} has already chosen what follows {source!r} at this checkpoint, and is not "
+        f"asked again; with `{option}` the choice is made anew"
+        for source, option in sorted(chosen.items())
+        for condition in _conditions(pipeline, source)
     ]
+
+
+def _conditions(pipeline: ResolvedPipeline, source: str) -> list[str]:
+    return [edge.condition for edge in pipeline.topology.edges.get(source, ()) if edge.condition]
 
 
 def apply_edits(
@@ -103,7 +144,7 @@ def apply_edits(
     inputs: Mapping[str, Any],
     given: Mapping[str, Any],
     edits: Sequence[Edit],
-) -> dict[str, Any]:
+) -> Changed:
     """Set values in the state of a checkpoint: in the root's and in those of the branches that are open.
 
     Args:
@@ -113,14 +154,11 @@ def apply_edits(
         given: New values of inputs, or texts of the command line.
         edits: What to set.
 
-    Returns:
-        The inputs as they are then.
-
     Raises:
         PipelineError: With everything that can't be set.
     """
     kept = {name: value for name, value in inputs.items() if name in pipeline.pipeline.inputs}
-    new = _changed(pipeline, moment.held, {**kept, **given}, edits)
+    new = _changed(pipeline, moment.held, read_inputs(pipeline, given, kept), edits)
     # A field that bears the name of an input begins with it.
     begun = {name: value for name, value in new["inputs"].items() if value != inputs.get(name)}
     fields = {name: value for name, value in begun.items() if name in pipeline.extension.annotations}
@@ -128,13 +166,39 @@ def apply_edits(
     outputs = new.get("agent_outputs", {})
     for one in moment.opened:
         one.set("inputs", deepcopy(new["inputs"]))
-        for name, value in fields.items():
-            one.set(name, deepcopy(value))
-        if outputs:
-            known = _plain(one.state.get("agent_outputs")) or {}
-            one.set("agent_outputs", {**known, **_others(outputs, moment.unended)})
-    _hand_on(pipeline, moment, fields, outputs)
-    return dict(new["inputs"])
+        _set(pipeline, one, fields, outputs, moment)
+    at = next((one for one in moment.opened if one.namespace == moment.namespace), None)
+    if at is not None and moment.unended:
+        given_anew = {
+            agent: {"turn": turn, "fields": sorted(fields)} | _entry("output", outputs, agent)
+            for agent, turn in moment.unended.items()
+        }
+        at.set("_given", given_anew)
+    return Changed(dict(new["inputs"]), frozenset(fields), frozenset(outputs))
+
+
+def _set(
+    pipeline: ResolvedPipeline, one: Newest, fields: Mapping[str, Any], outputs: Mapping[str, Any], moment: Moment
+) -> None:
+    """Set values in one graph's state.
+
+    The graph around a branch has them too, so that the branch must not hand on what it had written there before. A
+    branch beside was not seen from where the values are set: what it has written comes to them.
+    """
+    is_around = not one.namespace or f"{moment.namespace}|".startswith(f"{one.namespace}|")
+    journal = one.state.get(JOURNAL) or []
+    values = deepcopy(dict(fields))
+    for entry in () if is_around else journal:
+        own = {name: value for name, value in entry.items() if name in fields}
+        values = with_update(values, own, reducers(pipeline.extension.annotations))
+    for name, value in values.items():
+        one.set(name, value)
+    if outputs:
+        known = _plain(one.state.get("agent_outputs")) or {}
+        others = {name: deepcopy(value) for name, value in outputs.items() if name not in moment.unended}
+        one.set("agent_outputs", {**known, **others})
+    if journal:
+        one.set(JOURNAL, [without(entry, fields if is_around else (), outputs) for entry in journal])
 
 
 def _changed(
@@ -163,33 +227,6 @@ def _changed(
     if problems:
         raise PipelineError.of(problems)
     return new
-
-
-def _hand_on(pipeline: ResolvedPipeline, moment: Moment, fields: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
-    """Put what is set where it would be lost: a turn that ends writes its own, a branch hands on what it has noted."""
-    at = next((one for one in moment.opened if one.namespace == moment.namespace), None)
-    if at is None:
-        return
-    if moment.unended:
-        at.set(
-            "_given",
-            {
-                agent: {"turn": turn, "fields": dict(fields)} | _entry("output", outputs, agent)
-                for agent, turn in moment.unended.items()
-            },
-        )
-    others = _others(outputs, moment.unended)
-    entry = {
-        name: Overwrite(value) if pipeline.extension.has_reducer(name) else value for name, value in fields.items()
-    }
-    if others:
-        entry["agent_outputs"] = others
-    if at.namespace and entry:
-        at.set(JOURNAL, [*at.state.get(JOURNAL, []), entry])
-
-
-def _others(outputs: Mapping[str, Any], unended: Mapping[str, int]) -> dict[str, Any]:
-    return {name: deepcopy(value) for name, value in outputs.items() if name not in unended}
 
 
 def _entry(key: str, values: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -237,19 +274,29 @@ def _with(held: Any, path: tuple[str, ...], edit: Edit) -> Any:
 
 def _checked(pipeline: ResolvedPipeline, field: str, value: Any) -> Any:
     if field == "inputs":
-        return read_inputs(pipeline, value)
+        return read_inputs(pipeline, {}, value)
     if field == "agent_outputs":
         return {name: _output(pipeline, name, one) for name, one in value.items()}
     return check_field(pipeline, field, value)
 
 
 def _output(pipeline: ResolvedPipeline, name: str, value: Any) -> Any:
+    if name in pipeline.agents and pipeline.agents[name].spec.mode == "interactive":
+        return _decision(name, value)
     output = pipeline.nodes[name].output if name in pipeline.nodes else None
     try:
         return output.validate(value) if output is not None else value
     except InvalidOutputError as error:
         message = f"the output of {name!r} can't be that: {'; '.join(error.problems)}"
         raise PipelineError(message, code="wrong-value", hint="it must fit the agent's `output:`") from error
+
+
+def _decision(name: str, value: Any) -> Any:
+    """Check what a person is to have decided."""
+    if isinstance(value, dict) and value.get("decision") in DECISIONS:
+        return value
+    hint = f"write `--set agent_outputs.{name}.decision=…` with one of: {', '.join(DECISIONS)}"
+    raise PipelineError(f"{value!r:.100} is no decision on {name!r}", code="wrong-value", hint=hint)
 
 
 def check_field(pipeline: ResolvedPipeline, field: str, value: Any) -> Any:
@@ -269,6 +316,24 @@ def check_field(pipeline: ResolvedPipeline, field: str, value: Any) -> Any:
         raise PipelineError(
             message, code="wrong-value", hint=f"its type is in `state: {pipeline.pipeline.state}`"
         ) from error
+
+
+def _no_json(text: str) -> NoReturn:
+    """Refuse what Python reads as JSON and nobody else does: NaN, Infinity."""
+    raise ValueError(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_json(text)
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level:
+        inside = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)]
+        depth, level = depth + 1, [item for items in inside for item in items]
+    return depth
 
 
 def _plain(value: Any) -> Any:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestra.errors import PipelineError, Problem
-from orchestra.graph.topology import END
+from orchestra.graph.topology import END, analyse
 from orchestra.runtime.checkpoints import BRANCH_MARK
 from orchestra.runtime.edits import check_field
+from orchestra.runtime.workspace import with_worktrees
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from orchestra.graph.resolved import ResolvedPipeline
+    from orchestra.graph.schema import Pipeline
+    from orchestra.graph.topology import Join
     from orchestra.runtime.forking import Newest
+    from orchestra.runtime.workspace import WorkspaceRepo
 
 HINT = "fork at a checkpoint before it, or keep that part of the pipeline as it was"
 
@@ -34,21 +38,27 @@ def graph_states(pipeline: ResolvedPipeline, opened: Sequence[Newest]) -> list[N
     return [one for one in opened if all(name in pipeline.branches.by_name for name in one.names)]
 
 
-def fit(pipeline: ResolvedPipeline, opened: Sequence[Newest], repos: Mapping[str, Any]) -> None:
+def fit(
+    pipeline: ResolvedPipeline, opened: Sequence[Newest], repos: Mapping[str, WorkspaceRepo], before: Pipeline
+) -> None:
     """Check that a pipeline can go on from a checkpoint, and give fields that it is new to their first values.
 
     Args:
         pipeline: The changed one.
         opened: The open checkpoints; fields are added to their states.
         repos: Those that the session works on.
+        before: What the session has run up to here.
 
     Raises:
         PipelineError: `does-not-fit`, with everything that does not.
     """
+    joins = analyse((*before.agents, *before.steps), before.graph).joins
     problems = [
         *_repos(pipeline, repos),
         *_places(pipeline, opened),
-        *_arrivals(pipeline, opened),
+        *_kinds(pipeline, opened, before),
+        *_arrivals(pipeline, opened, joins),
+        *_merges(pipeline, graph_states(pipeline, opened), joins),
         *_fields(pipeline, graph_states(pipeline, opened)),
     ]
     if problems:
@@ -59,17 +69,22 @@ def _problem(message: str, hint: str = HINT) -> Problem:
     return Problem("does-not-fit", f"the pipeline does not fit the checkpoint: {message}", None, hint)
 
 
-def _repos(pipeline: ResolvedPipeline, repos: Mapping[str, Any]) -> Iterator[Problem]:
+def _repos(pipeline: ResolvedPipeline, repos: Mapping[str, WorkspaceRepo]) -> Iterator[Problem]:
     for name in pipeline.pipeline.workspace.repos:
         if name not in repos:
             known = ", ".join(repos)
             yield _problem(f"its repo {name!r} is not one of the session's ({known})", "start a new session with `run`")
+    for name, node in with_worktrees(pipeline).items():
+        if name in repos and repos[name].repository.top is None:
+            hint = f"give {node!r} tools that only read"
+            yield _problem(f"the repo {name!r} is bare, and {node!r} needs its files in a worktree", hint)
 
 
 def _levels(pipeline: ResolvedPipeline) -> dict[str, tuple[str, ...]]:
     """Return node of a graph → the branches around that graph, the outermost first."""
     branches = [branch for outer in pipeline.branches.lowered for branch in outer.walk()]
-    names = (*pipeline.topology.nodes, *pipeline.topology.joins)
+    joins = [name for name, join in pipeline.topology.joins.items() if join.mode == "all"]  # others have no node
+    names = (*pipeline.topology.nodes, *joins)
     levels = {name: tuple(branch.name for branch in branches if name in branch.members) for name in names}
     for branch in branches:
         levels[branch.name] = levels[branch.entry][: levels[branch.entry].index(branch.name)]
@@ -100,13 +115,57 @@ def _places(pipeline: ResolvedPipeline, opened: Sequence[Newest]) -> Iterator[Pr
                     yield from lacks(name, names, "is about to start there")
 
 
-def _arrivals(pipeline: ResolvedPipeline, opened: Sequence[Newest]) -> Iterator[Problem]:
+def _kinds(pipeline: ResolvedPipeline, opened: Sequence[Newest], before: Pipeline) -> Iterator[Problem]:
+    """Look for agents at work that are something else in the new pipeline: their turns have other steps inside."""
+    after = pipeline.pipeline
+    at_work = dict.fromkeys(next((name for name in reversed(one.names) if name in before.agents), "") for one in opened)
+    for name in [name for name in at_work if name in pipeline.nodes]:
+        was, is_ = _kind(before, name), _kind(after, name)
+        if was != is_:
+            yield _problem(f"{name!r} is at work there as {was}, and is {is_} in it")
+        elif _has_tools(before, name) and not _has_tools(after, name):
+            yield _problem(f"{name!r} is at work there with tools, and has none in it")
+
+
+def _kind(pipeline: Pipeline, name: str) -> str:
+    if name in pipeline.steps:
+        return "a step"
+    return "an interactive agent" if pipeline.agents[name].mode == "interactive" else "an autonomous agent"
+
+
+def _has_tools(pipeline: Pipeline, name: str) -> bool:
+    spec = pipeline.agents.get(name)
+    return spec is None or bool(spec.tools or pipeline.context_tools or spec.output)
+
+
+def _merges(pipeline: ResolvedPipeline, opened: Sequence[Newest], joins: Mapping[str, Join]) -> Iterator[Problem]:
+    """Look for what has to be merged yet, and can't be where it was to be."""
+    told: set[str] = set()
+    for one in opened:
+        for target, record in (one.state.get("_merging") or {}).items():
+            if record and _form(pipeline.topology.joins, record["join"]) != _form(joins, record["join"]):
+                told.add(f"a conflict is open before {target!r}, whose join is another one there")
+        loose = {key.partition("#")[0] for key, left in (one.state.get("_loose") or {}).items() if left}
+        told |= {
+            f"what {node!r} has written is not merged yet, and it has no {node!r}"
+            for node in loose - set(pipeline.nodes)
+        }
+    yield from map(_problem, sorted(told))
+
+
+def _form(joins: Mapping[str, Join], name: str) -> tuple[str, str] | None:
+    return (joins[name].target, joins[name].mode) if name in joins else None
+
+
+def _arrivals(pipeline: ResolvedPipeline, opened: Sequence[Newest], joins: Mapping[str, Join]) -> Iterator[Problem]:
     state = opened[0].state
     for name, arrived in (state.get("arrivals") or {}).items():
         taken = (state.get("joined") or {}).get(name, {})
         join = pipeline.topology.joins.get(name)
+        # What has arrived at a join of mode `any` has started its target already, with all that is to be merged.
+        is_other = join is not None and join.mode == "all" and name in joins and joins[name].mode == "any"
         for source, turn in arrived.items():
-            if turn > taken.get(source, 0) and (join is None or source not in join.sources):
+            if turn > taken.get(source, 0) and (join is None or is_other or source not in join.sources):
                 target = name.removeprefix("join.")
                 where = "the end" if target == END else repr(target)
                 yield _problem(f"{source!r} has arrived at the join before {where}, which is another one there")

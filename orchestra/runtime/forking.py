@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from langgraph.types import Overwrite
 
+from orchestra.errors import SessionError
+from orchestra.graph.state import JOURNAL, without
 from orchestra.runtime.checkpoints import names_of
 from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.observability import Event, Usage
@@ -68,6 +70,19 @@ class Newest:
             versions.setdefault(name, max(versions.values()))
 
 
+@contextmanager
+def _read_strictly() -> Iterator[None]:
+    """Refuse a database whose rows are not of our making."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise SessionError(
+            f"the session's database holds a row that can't be read: {type(error).__name__}: {error}",
+            code="untrusted-checkpoint",
+            hint="the database was changed or made by another program: don't use it",
+        ) from error
+
+
 class Draft:
     """The database of a fork while it is being made; nobody else has it.
 
@@ -79,6 +94,7 @@ class Draft:
         self._path = path
         self._serializer = StrictSerializer()
 
+    @_read_strictly()
     def take(
         self, source: SessionFiles, namespace: str, checkpoint_id: str, unended: Collection[str] = ()
     ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -130,6 +146,24 @@ class Draft:
                 (turn["agent"], turn["turn"]),
             )
 
+    def take_back(self, namespace: str, fields: Collection[str], outputs: Collection[str]) -> None:
+        """Remove from the pending writes of a graph's newest checkpoint what has been set in its state meanwhile."""
+        with closing(self._connect()) as copy, copy:
+            for row, channel, kind, blob in copy.execute(
+                "SELECT rowid, channel, type, value FROM writes WHERE checkpoint_ns = ? AND checkpoint_id ="
+                " (SELECT MAX(checkpoint_id) FROM checkpoints WHERE checkpoint_ns = ?)",
+                (namespace, namespace),
+            ).fetchall():
+                if channel in fields:
+                    copy.execute("DELETE FROM writes WHERE rowid = ?", (row,))
+                elif channel in {"agent_outputs", JOURNAL}:
+                    value = self._serializer.loads_typed((kind, blob))
+                    entries = value if channel == JOURNAL else [{channel: value}]
+                    left = [without(entry, fields, outputs) for entry in entries]
+                    new = self._serializer.dumps_typed(left if channel == JOURNAL else left[0][channel])
+                    copy.execute("UPDATE writes SET type = ?, value = ? WHERE rowid = ?", (*new, row))
+
+    @_read_strictly()
     def newest(self) -> list[Newest]:
         """Return the newest checkpoint of every graph, the root's first."""
         with closing(self._connect()) as copy:
@@ -143,6 +177,7 @@ class Draft:
             for about in [json.loads(metadata)["orchestra"]]
         ]
 
+    @_read_strictly()
     def branch_points(self) -> dict[str, str]:
         """Return where the session's branches are: at the newest root checkpoint at which no conflict is open."""
         with closing(self._connect()) as copy:
@@ -156,6 +191,7 @@ class Draft:
                     return dict(json.loads(metadata)["orchestra"]["integrated"])
         return {}
 
+    @_read_strictly()
     def named_commits(self) -> set[str]:
         """Return every object that the copied checkpoints and their pending writes may name."""
         found: set[str] = set()
@@ -182,11 +218,21 @@ class Draft:
                     (changed.namespace, changed.checkpoint_id),
                 )
 
+    @_read_strictly()
     def answered(self) -> set[str]:
         """Return the questions whose answers have been taken up."""
         with closing(self._connect()) as copy:
             rows = copy.execute("SELECT payload ->> 'question' FROM events WHERE type = 'human_turn'").fetchall()
         return {row[0] for row in rows}
+
+    @_read_strictly()
+    def spent(self) -> Usage:
+        """Return what has been spent up to the checkpoint."""
+        usage = Usage()
+        with closing(self._connect()) as copy:
+            for (payload,) in copy.execute("SELECT payload FROM events WHERE type = 'model_ended' ORDER BY seq"):
+                usage.add(json.loads(payload))
+        return usage
 
     def settle(self, record: SessionRecord, forked: Mapping[str, Any]) -> Event:
         """Make the copy the database of its own session.
@@ -203,10 +249,8 @@ class Draft:
             if isinstance(metadata, dict):
                 metadata["session_id"] = record.session_id
                 self.replace(one)
-        usage = Usage()
+        usage = self.spent()
         with closing(self._connect()) as copy, copy:
-            for (payload,) in copy.execute("SELECT payload FROM events WHERE type = 'model_ended' ORDER BY seq"):
-                usage.add(json.loads(payload))
             for table, column in (
                 ("checkpoints", "thread_id"),
                 ("writes", "thread_id"),
@@ -286,10 +330,15 @@ def _cut(copy: sqlite3.Connection, seq: int, *, including: bool) -> None:
     )
 
 
+def is_hash(value: object) -> bool:
+    """Tell whether a value looks like the name of an object."""
+    return isinstance(value, str) and _COMMIT.fullmatch(value) is not None
+
+
 def _hashes(value: Any) -> Iterator[str]:
     """Yield what looks like the name of an object, wherever it stands."""
     if isinstance(value, str):
-        if _COMMIT.fullmatch(value):
+        if is_hash(value):
             yield value
     elif isinstance(value, dict):
         for item in value.values():

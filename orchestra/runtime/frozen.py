@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from orchestra.graph.resolved import ResolvedPipeline
+    from orchestra.graph.schema import Pipeline
     from orchestra.runtime.store import SessionFiles
 
 MAX_BYTES = 1 << 20
@@ -96,6 +97,23 @@ def resolve_frozen(
         imports=[Path(settings["imports"])],
         discovery=frozen.discovery,
     )
+
+
+def read_frozen(files: SessionFiles, root: Path, settings: Mapping[str, Any]) -> Pipeline:
+    """Return the file of what a session runs; nothing that it names is looked at.
+
+    Args:
+        files: The session's.
+        root: The project that it belongs to.
+        settings: Of its record.
+
+    Raises:
+        PipelineError: It can't be read any more.
+        SessionError: The copy is damaged.
+    """
+    frozen = thaw(files.pipeline, root, settings["file"])
+    project = frozen.project.for_shipped() if settings["shipped"] else frozen.project
+    return load_pipeline(frozen.file, project=project).pipeline
 
 
 def thaw(directory: Path, root: Path, name: str) -> FrozenPipeline:

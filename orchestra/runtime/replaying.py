@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from orchestra.agents.context import SESSION_SLOT
-from orchestra.errors import GitError, PipelineError
+from orchestra.errors import GitError, PipelineError, SessionError
 from orchestra.graph.loader import load_pipeline
 from orchestra.graph.project import is_shipped
 from orchestra.graph.resolve import resolve
@@ -22,8 +22,8 @@ from orchestra.runtime.creation import nothing_started, session_in_the_making, s
 from orchestra.runtime.edits import Moment, apply_edits, asked_anew, decided_already
 from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.fitting import fit, graph_states, open_ones
-from orchestra.runtime.forking import START, Draft
-from orchestra.runtime.frozen import freeze, resolve_frozen
+from orchestra.runtime.forking import START, Draft, is_hash
+from orchestra.runtime.frozen import freeze, read_frozen, resolve_frozen
 from orchestra.runtime.git import GitManager, RefUpdate
 from orchestra.runtime.inbox import Inbox
 from orchestra.runtime.observability import Event
@@ -32,6 +32,7 @@ from orchestra.runtime.removal_mark import refuse_half_removed
 from orchestra.runtime.store import SessionRecord, Status, now, read_session
 from orchestra.runtime.turns import move_branch, session_branch
 from orchestra.runtime.workspace import Workspace
+from orchestra.runtime.worktree import is_safe_name
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -157,7 +158,8 @@ class _Making:
 
     async def run(self, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         namespace, identity = str(checkpoint["checkpoint_ns"]), str(checkpoint["checkpoint_id"])
-        unended = asked_anew(self._pipeline, checkpoint["ended"], self._changes.edits)
+        is_set = self._changes.edits or self._changes.inputs
+        unended = asked_anew(self._pipeline, checkpoint["ended"]) if is_set else {}
         about, held = await asyncio.to_thread(self._draft.take, self._source.files, namespace, identity, unended)
         inputs = await asyncio.to_thread(self._change, namespace, held, unended)
         self._points = {**self._workspace.bases, **self._draft.branch_points()}
@@ -169,13 +171,13 @@ class _Making:
         forked = {"session_id": self._source.session_id, "checkpoint_id": identity, "checkpoint_ns": namespace}
         record = self._record(inputs, {**forked, "seq": about["seq"] - bool(unended)})
         event = await asyncio.to_thread(self._draft.settle, record, forked)
-        warnings = decided_already(self._pipeline, about["ended"], self._changes.edits)
+        is_changed = is_set or self._changes.pipeline
+        warnings = decided_already(self._pipeline, about["ended"], held, unended) if is_changed else []
         self.told = [event, *(Event(0, event.time, "warning", payload={"message": text}) for text in warnings)]
-        answered = self._draft.answered()
+        self._copy_answers(self._draft.answered())
         failpoint("database-drafted")
         self._files.draft.rename(self._files.database)
         failpoint("fork-there")
-        self._copy_answers(answered)
         return about
 
     def _change(self, namespace: str, held: Mapping[str, Any], unended: Mapping[str, int]) -> dict[str, Any]:
@@ -185,21 +187,25 @@ class _Making:
             return inputs
         opened = open_ones(self._draft.newest())
         if changes.pipeline:
-            fit(self._pipeline, opened, self._workspace.repos)
+            before = read_frozen(self._source.files, self._project.root, self._source.settings)
+            fit(self._pipeline, opened, self._workspace.repos, before)
         changed = graph_states(self._pipeline, opened)
         if namespace not in {one.namespace for one in changed}:  # inside a turn: what the graph around it has
             around = [one for one in changed if namespace.startswith(one.namespace)]
             namespace, held = around[-1].namespace, around[-1].state
         moment = Moment(opened=changed, namespace=namespace, held=held.get(START) or held, unended=unended)
-        inputs = apply_edits(self._pipeline, moment, inputs, changes.inputs, changes.edits)
+        new = apply_edits(self._pipeline, moment, inputs, changes.inputs, changes.edits)
         for one in changed:
             self._draft.replace(one)
-        return inputs
+        if unended:
+            self._draft.take_back(namespace, new.fields, new.outputs)
+        return new.inputs
 
     async def _prove(self, identity: str, about: Mapping[str, Any]) -> None:
         """Prove that every object is there before anything is pinned."""
         problems = []
         for name, repo in self._workspace.repos.items():
+            _refuse_forged(about, name, self._points[name])
             commits = {repo.base, self._points[name], *(about[key][name] for key in ("repos", "integrated"))}
             for one in open_ones(self._draft.newest()):
                 commits |= {
@@ -295,6 +301,18 @@ class _Making:
                 session = self._files.session_id
                 await move_branch(self._git, repo.repository, repo.branch, point, None, session=session)
                 failpoint("fork-branch-made")
+
+
+def _refuse_forged(about: Mapping[str, Any], repo: str, point: str) -> None:
+    """Refuse what no checkpoint of ours says of a repository: it would go to git and into paths."""
+    commits = [point, *(about[key][repo] for key in ("repos", "integrated"))]
+    slot = about.get("slots", {}).get(repo, SESSION_SLOT)
+    if not all(is_hash(commit) for commit in commits) or not is_safe_name(slot):
+        raise SessionError(
+            f"a checkpoint names what is no commit or no worktree of {repo!r}",
+            code="untrusted-checkpoint",
+            hint="the database was changed or made by another program: don't use it",
+        )
 
 
 async def lay_out(worktrees: WorktreeManager, workspace: Workspace, about: Mapping[str, Any]) -> dict[str, str]:

@@ -139,7 +139,7 @@ class Workspace:
             What was copied, and what was not.
         """
         notices = []
-        for name in _with_worktrees(pipeline):
+        for name in with_worktrees(pipeline):
             repo, spec = self.repos[name], pipeline.pipeline.workspace.repos[name]
             notices += await take_copies(git, repo.repository, spec.copy, repo.base, directory / name)
         return notices
@@ -162,7 +162,7 @@ async def open_repositories(git: GitManager, pipeline: ResolvedPipeline) -> tupl
     """
     opened = {name: await git.open(name, path) for name, path in pipeline.repo_paths.items()}
     _refuse_twice(opened)
-    needed = _with_worktrees(pipeline)
+    needed = with_worktrees(pipeline)
     notices = []
     for name, repo in opened.items():
         if repo.top is None and name in needed:
@@ -189,7 +189,7 @@ def moved_with(session: Path, repos: Iterable[Path]) -> tuple[Path, Path] | None
     return found, gone[0]
 
 
-def _with_worktrees(pipeline: ResolvedPipeline) -> dict[str, str]:
+def with_worktrees(pipeline: ResolvedPipeline) -> dict[str, str]:
     """Return the repos in which files will be needed, each with the first agent or step that needs them."""
     found: dict[str, str] = {}
     for node in pipeline.nodes.values():

@@ -168,9 +168,14 @@ def worktree_place(session: str, slot: str) -> Path:
     return Path(".orchestra", "worktrees", safe_name(session), safe_name(slot))
 
 
+def is_safe_name(name: object) -> bool:
+    """Tell whether a name may be part of paths and references."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
 def safe_name(name: str) -> str:
     """Return a name that may be part of paths and references, or refuse it."""
-    if not _NAME.fullmatch(name):
+    if not is_safe_name(name):
         raise GitError(f"{name!r} can't be part of a reference: use a-z, 0-9 and -", code="bad-name")
     return name
 
