@@ -130,6 +130,8 @@ def _details(record: SessionRecord) -> str:
         f"started   {escape(record.created_at[:19].replace('T', ' '))} UTC",
         f"tokens    {record.usage['input_tokens']:,} in, {record.usage['output_tokens']:,} out, {_cost(record)}",
     ]
+    if left := record.forked_from:
+        lines.append(escape(f"fork of   {left.get('session_id')} at {left.get('checkpoint_id')}"))
     for name, repo in record.workspace.items():
         branch = f", branch {repo['branch']}" if repo["branch"] else ""
         lines.append(escape(f"repo      {name}: {repo['path']}{branch}"))

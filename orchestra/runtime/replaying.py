@@ -75,7 +75,7 @@ class Fork:
 
 @asynccontextmanager
 async def forked(
-    project: Project, source: SessionFiles, checkpoint: Mapping[str, Any], changes: Changes
+    project: Project, source: SessionFiles, checkpoint: Mapping[str, Any], changes: Changes, *, goes_on: bool
 ) -> AsyncIterator[Fork]:
     """Make a session that leaves another one at a checkpoint, and hold its lock while the body runs.
 
@@ -84,6 +84,7 @@ async def forked(
         source: The session that is left; it may be running.
         checkpoint: A row of `log --json`.
         changes: What is to be different.
+        goes_on: It is going to be driven at once, so that its models must be there.
 
     Raises:
         PipelineError: A change can't be made, or a changed pipeline does not fit; nothing was made.
@@ -97,9 +98,9 @@ async def forked(
         await reader.version()
         workspace = await Workspace.reopen(reader, record.workspace)
         pipeline = _pipeline(project, source, record, changes)
-        if pipeline.model_problems:
+        if pipeline.model_problems and goes_on:
             raise PipelineError.of(pipeline.model_problems)
-        for agent in pipeline.agents.values():
+        for agent in pipeline.agents.values() if goes_on else ():
             pipeline.resolver.build(agent.model, agent=agent.name, turn=1)  # a wrong option shows only here
     with suppress(OSError):  # what a kill left can wait
         await sweep(project.root)

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from orchestra.errors import PipelineError, SessionBusyError, SessionError
+from orchestra.errors import OrchestraError, PipelineError, SessionBusyError, SessionError
 from orchestra.graph.project import is_shipped
 from orchestra.runtime.creation import nothing_started, session_in_the_making, sweep
 from orchestra.runtime.database import create_database, open_database
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from orchestra.runtime.notices import Notice
     from orchestra.runtime.observability import Event
     from orchestra.runtime.people import Channel
-    from orchestra.runtime.replaying import Changes
+    from orchestra.runtime.replaying import Changes, Fork
     from orchestra.runtime.result import SessionResult
 
 CANCEL_TIMEOUT = 15.0
@@ -196,20 +196,26 @@ class SessionManager:
             SessionError: The source can't be read.
             GitError: A repository or an object that the checkpoint names is not there.
         """
-        async with forked(self._project, source, checkpoint, changes) as fork:
-            with faults_named(fork.files.directory):
-                if self._listener is not None:
-                    for event in fork.events:
-                        self._listener(event)
-                record = read_session(fork.files)
-                session = await self._reopened(fork.files, record, fork.lock)
-                if goes_on:
-                    result = await drive(session, self._listener)
-                    trees = session_worktrees(session.worktrees, session.workspace)
-                else:
-                    trees = await lay_out(session.worktrees, session.workspace, fork.about)
-                    result = await look(session)
-                return replace(result, forked_from=fork.forked_from, worktrees=trees)
+        async with forked(self._project, source, checkpoint, changes, goes_on=goes_on) as fork:
+            try:
+                with faults_named(fork.files.directory):
+                    return await self._go_on_as(fork, goes_on=goes_on)
+            except OrchestraError as error:
+                error.session_id = error.session_id or fork.files.session_id
+                raise
+
+    async def _go_on_as(self, fork: Fork, *, goes_on: bool) -> SessionResult:
+        if self._listener is not None:
+            for event in fork.events:
+                self._listener(event)
+        session = await self._reopened(fork.files, read_session(fork.files), fork.lock, runs=goes_on)
+        if goes_on:
+            result = await drive(session, self._listener)
+            trees = session_worktrees(session.worktrees, session.workspace)
+        else:
+            trees = await lay_out(session.worktrees, session.workspace, fork.about)
+            result = await look(session)
+        return replace(result, forked_from=fork.forked_from, worktrees=trees)
 
     async def cancel(self, files: SessionFiles) -> bool:
         """End a session for good, wherever it runs; its branches, commits and worktrees stay.
@@ -252,13 +258,15 @@ class SessionManager:
         session = await self._reopened(files, record, lock)
         return await drive(session, self._listener)
 
-    async def _reopened(self, files: SessionFiles, record: SessionRecord, lock: DriverLock) -> OpenSession:
+    async def _reopened(
+        self, files: SessionFiles, record: SessionRecord, lock: DriverLock, *, runs: bool = True
+    ) -> OpenSession:
         """Open a session whose lock is held, with its own copy of the pipeline."""
         refuse_copy(files, record, "resume")
         refuse_half_removed(files)
         unmark(files)  # its worktrees are made anew
         pipeline = resolve_frozen(files, self._project.root, record.settings)
-        if pipeline.model_problems and record.status is not Status.COMPLETED:
+        if pipeline.model_problems and runs and record.status is not Status.COMPLETED:
             raise PipelineError.of(pipeline.model_problems)
         git = GitManager(lock_fds=[lock.fd], session=record.session_id)
         workspace = await Workspace.reopen(git, record.workspace)

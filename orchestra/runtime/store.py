@@ -137,7 +137,8 @@ class SessionRecord:
     @property
     def forked_from(self) -> dict[str, Any] | None:
         """Where the session left another one: `{session_id, checkpoint_id, seq}`; None: it is no fork."""
-        return self.settings.get("forked_from")
+        left = self.settings.get("forked_from")
+        return left if isinstance(left, dict) else None
 
     def summary(self) -> dict[str, Any]:
         """Return the JSON of `orchestra status --json` (DESIGN §8)."""

@@ -300,6 +300,7 @@ def counting(workshop: Workshop, **more: Any) -> Path:
             "default": "offline",
             "offline": {"type": "scripted", "script": "script.yaml", "models": {"big": "large"}},
             "other": {"type": "scripted", "script": "other.yaml"},
+            "keyless": {"type": "anthropic", "api_key_env": "A_KEY_THAT_NOBODY_HAS"},
         },
         "agents": {
             "writer": agent("Write of {{ inputs.topic }}.", tools=["write-file"]),
@@ -475,6 +476,15 @@ async def test_another_provider_and_model_are_used_from_there_on(counted: Forks)
     assert {provider for _, provider, _ in used[:-1]} == {"offline"}
     again = await counted.manager().resume(result.record.files)
     assert again.as_json()["agent_outputs"] == result.agent_outputs
+
+
+async def test_to_look_at_files_takes_no_key(counted: Forks) -> None:
+    stands = await counted.fork(counted.row(agent="judge"), provider="keyless", run=False)
+    assert files_in(Path(stands.worktrees["repo"]))["a.txt"] == "1\n"
+    known = session_ids(counted.root)
+    with pytest.raises(PipelineError, match="A_KEY_THAT_NOBODY_HAS"):
+        await counted.fork(counted.row(agent="judge"), provider="keyless")
+    assert session_ids(counted.root) == known
 
 
 async def test_what_was_spent_up_to_the_checkpoint_stays_spent(counted: Forks) -> None:
