@@ -27,7 +27,7 @@ from orchestra.runtime.frozen import freeze, resolve_frozen
 from orchestra.runtime.git import GitManager, RefUpdate
 from orchestra.runtime.inbox import Inbox
 from orchestra.runtime.observability import Event
-from orchestra.runtime.pinning import keep_commits, missing_from
+from orchestra.runtime.pinning import keep_objects, missing_from
 from orchestra.runtime.removal_mark import refuse_half_removed
 from orchestra.runtime.store import SessionRecord, Status, now, read_session
 from orchestra.runtime.turns import move_branch, session_branch
@@ -236,7 +236,7 @@ class _Making:
         for repo in self._workspace.repos.values():
             await self._git.update_refs(repo.repository, [RefUpdate(f"{prefix}/base", repo.base, None)])
             failpoint("fork-base-pinned")
-            await keep_commits(self._git, repo.repository, f"{prefix}/fork", repo.base, named, session=session)
+            await keep_objects(self._git, repo.repository, f"{prefix}/fork", repo.base, named, session=session)
 
     async def _choose_branches(self) -> None:
         """Give the fork branches of its own, where the source has one or an agent may write now."""
