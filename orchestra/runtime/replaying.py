@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from contextlib import asynccontextmanager, suppress
+import sqlite3
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from orchestra.agents.context import SESSION_SLOT
-from orchestra.errors import GitError, PipelineError
+from orchestra.errors import GitError, PipelineError, SessionError
 from orchestra.graph.loader import load_pipeline
 from orchestra.graph.project import is_shipped
 from orchestra.graph.resolve import resolve
@@ -28,13 +29,13 @@ from orchestra.runtime.git import GitManager, RefUpdate
 from orchestra.runtime.inbox import Inbox
 from orchestra.runtime.observability import Event
 from orchestra.runtime.pinning import keep_objects, missing_from
-from orchestra.runtime.removal_mark import refuse_half_removed
+from orchestra.runtime.removal_mark import is_half_removed, refuse_half_removed
 from orchestra.runtime.store import SessionRecord, Status, now, read_session
 from orchestra.runtime.turns import move_branch, session_branch
 from orchestra.runtime.workspace import Workspace
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from orchestra.graph.project import Project
@@ -86,7 +87,7 @@ async def forked(
 
     Raises:
         PipelineError: A change can't be made, or a changed pipeline does not fit; nothing was made.
-        SessionError: The source can't be read.
+        SessionError: The source can't be read, or was removed meanwhile.
         GitError: A repository or an object that the checkpoint names is not there.
     """
     with nothing_started():
@@ -107,7 +108,8 @@ async def forked(
         git = GitManager(lock_fds=[lock.fd], session=files.session_id)
         git.overrides = reader.overrides
         making = _Making(project, record, files, git, workspace, pipeline, changes)
-        about = await making.run(checkpoint)
+        with _gone_named(source):
+            about = await making.run(checkpoint)
         failpoint("fork-made")
     try:
         await making.make_branches()
@@ -115,6 +117,21 @@ async def forked(
         yield Fork(files, lock, about, came_from, making.told)
     finally:
         lock.release()
+
+
+@contextmanager
+def _gone_named(source: SessionFiles) -> Iterator[None]:
+    """Say so where the body fails because a cleanup has removed the session that is left."""
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        if source.database.exists():
+            raise
+        raise SessionError(
+            f"the session {source.session_id} was removed while it was being forked",
+            code="session-removed",
+            hint="`orchestra status` shows the sessions that there are",
+        ) from error
 
 
 def _pipeline(project: Project, source: SessionFiles, record: SessionRecord, changes: Changes) -> ResolvedPipeline:
@@ -165,6 +182,8 @@ class _Making:
         self._copy_files()
         failpoint("fork-files-copied")
         await self._pin(about["repos"].values())
+        if is_half_removed(self._source.files) or not self._source.files.database.exists():
+            await self._prove(identity, about)  # what its references kept may have been pruned before it was pinned
         await self._choose_branches()
         forked = {"session_id": self._source.session_id, "checkpoint_id": identity, "checkpoint_ns": namespace}
         record = self._record(inputs, {**forked, "seq": about["seq"] - bool(unended)})

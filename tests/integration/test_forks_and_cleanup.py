@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
+from orchestra.errors import OrchestraError
 from orchestra.graph.project import find_project
+from orchestra.runtime import forking, replaying
 from orchestra.runtime.cleaning import clean, plan_cleanup
 from orchestra.runtime.replaying import Changes
 from orchestra.runtime.session import SessionManager
-from orchestra.runtime.store import read_checkpoints
+from orchestra.runtime.store import find_session, read_checkpoints, session_ids
 from tests.gitkit import git
-from tests.session_support import agent, query, says, writes
+from tests.session_support import agent, chain, query, says, writes
 
 if TYPE_CHECKING:
     from tests.conftest import Workshop
@@ -74,3 +80,47 @@ async def test_a_fork_keeps_what_only_the_index_of_a_conflict_names(workshop: Wo
     )
     assert len(named) == 2
     assert [git(workshop.repo.path, "cat-file", "-t", sha) for (sha,) in named] == ["blob", "blob"]
+
+
+@pytest.mark.parametrize(
+    ("point", "code"),
+    [("fork-copied", "session-removed"), ("fork-files-copied", "objects-missing"), ("fork-made", None)],
+)
+async def test_a_session_that_is_removed_while_it_is_forked_leaves_a_whole_fork_or_none(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, point: str, code: str | None
+) -> None:
+    root = workshop.repo.path
+    path = workshop.pipeline(
+        {"name": "one", "agents": {"one": agent(tools=TOOLS)}, "graph": chain("one")},
+        script={"one": [[writes("new.txt", "new\n"), says("ok")]]},
+    )
+    source = (await workshop.run(path)).record
+    before = workshop.repo.git("for-each-ref", "refs/heads/main")
+
+    def remove_and_prune() -> None:
+        asyncio.run(_cleaned(workshop, source.session_id))
+        if code != "session-removed":
+            workshop.repo.git("prune", "--expire=now")
+
+    def pass_by(name: str) -> None:
+        if name == point:
+            cleanup = threading.Thread(target=remove_and_prune)
+            cleanup.start()
+            cleanup.join()
+
+    for module in (forking, replaying):
+        monkeypatch.setattr(module, "failpoint", pass_by)
+    manager = SessionManager(find_project(root))
+    row = read_checkpoints(source.files)[-1]
+
+    if code is not None:
+        with pytest.raises(OrchestraError) as refused:
+            await manager.replay(source.files, row, Changes(), goes_on=False)
+        assert (refused.value.code, refused.value.exit_code) == (code, 2)
+        assert session_ids(root) == []
+        assert workshop.repo.git("for-each-ref") == before
+        assert not list((root / ".orchestra" / "worktrees").glob("*"))
+    else:
+        fork = await manager.replay(source.files, row, Changes(), goes_on=False)
+        assert (root / ".orchestra" / "worktrees" / fork.record.session_id / "_session" / "new.txt").exists()
+        assert (await manager.resume(find_session(root, fork.record.session_id))).record.status == "completed"
