@@ -492,6 +492,12 @@ async def test_a_repository_without_a_commit_stays_unborn(tmp_path: Path) -> Non
     write(top, {"mine.txt": "mine\n"})
     session = await ended(tmp_path, {"repo": (top, edits({"made/new.txt": "new\n"}))})
 
+    linked = tmp_path / "linked"
+    git(top, "worktree", "add", "-q", "--detach", str(linked), session.bases["repo"])
+    git(linked, "checkout", "-q", "--orphan", "other")
+    for branch in ("main", "other"):  # it would move a HEAD
+        assert codes(await refusal(session, branch=branch)) == ["branch-exists"]
+
     assert states(await apply(session.files)) == {"repo": "applied"}
     assert git(top, "status", "--short").splitlines() == ["?? made/", "?? mine.txt"]
     assert not (top / ".git/index").exists()
