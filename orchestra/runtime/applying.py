@@ -21,6 +21,7 @@ from orchestra.runtime.git import GitManager
 from orchestra.runtime.incoming import Incoming, Outcome, work_out
 from orchestra.runtime.obstacles import find_obstacles, links_out
 from orchestra.runtime.outcome import read_result
+from orchestra.runtime.removal_mark import refuse_half_removed
 from orchestra.runtime.repository import judge_checkout
 from orchestra.runtime.snapshots import remove_scratch, scratch_directory
 from orchestra.runtime.store import SessionFiles, Status, read_session, refuse_copy, session_ids
@@ -63,6 +64,7 @@ async def apply(
             called_off = files.cancellation.exists()
             record = replace(record, status=Status.CANCELLED if called_off else Status.INTERRUPTED)
         refuse_copy(files, record, "apply")
+        refuse_half_removed(files)
         async with AsyncExitStack() as stack:
             return await _Application(record, lock, stack, branch=branch, dry_run=dry_run).run(repos)
     finally:

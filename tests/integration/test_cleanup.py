@@ -737,5 +737,8 @@ async def test_a_session_is_resumed_after_a_killed_cleanup_as_long_as_all_commit
     with pytest.raises(SessionError) as refused:
         await place.workshop.resume(session)
     assert refused.value.code == "cleanup-begun"
+    with pytest.raises(SessionError) as refused:
+        await apply(place.files(session))
+    assert refused.value.code == "cleanup-begun"
     await place.clean(session, discard=True)
     place.assert_nothing_left()
