@@ -268,6 +268,24 @@ async def test_branches_of_two_sessions_do_not_count_for_each_other(place: Place
     assert len(place.refs("refs/heads/orchestra")) == 4
 
 
+async def test_of_two_cleanups_at_once_neither_takes_the_others_branch_for_a_keeper(place: Place) -> None:
+    first, second = await place.completed(), await place.completed()  # as a session and its fork have the same commits
+    tip = place.workshop.repo.git("rev-parse", place.branch(first))
+    place.workshop.repo.git("branch", "-f", place.branch(second), tip)
+    plans = [await plan_cleanup(place.root, sessions=[session]) for session in (first, second)]
+    assert [plan.sessions[0].repos[0].branch.stays for plan in plans if plan.sessions[0].repos[0].branch] == [None] * 2
+
+    reports = await asyncio.gather(*(clean(place.root, plan) for plan in plans))
+
+    assert session_ids(place.root) == []
+    (left,) = place.workshop.repo.git("for-each-ref", "--format=%(refname:short)", "refs/heads/orchestra").split()
+    assert place.workshop.repo.git("rev-parse", left) == tip
+    told = {
+        branch.name for report in reports for one in report.removed if (branch := one.repos[0].branch) and branch.stays
+    }
+    assert told == {left}
+
+
 async def test_a_deleted_branch_leaves_its_commits_to_the_session(place: Place) -> None:
     session = await place.completed()
     commit = place.lib.git("rev-parse", place.branch(session))
