@@ -31,7 +31,7 @@ from orchestra.runtime.store import (
 )
 from orchestra.testing import GitRepo, git_repo
 from tests.conftest import Workshop
-from tests.gitkit import assert_sound, fingerprint, git, write
+from tests.gitkit import assert_sound, fingerprint, git, make_repo, write
 from tests.session_support import agent, chain, in_a_child, says, writes
 
 if TYPE_CHECKING:
@@ -266,6 +266,23 @@ async def test_branches_of_two_sessions_do_not_count_for_each_other(place: Place
     found = {repo.branch.stays for one in report.removed for repo in one.repos if repo.branch}
     assert found == {"it is merged nowhere"}
     assert len(place.refs("refs/heads/orchestra")) == 4
+
+
+async def test_a_repository_in_the_place_of_a_submodule_keeps_the_session(place: Place, tmp_path: Path) -> None:
+    """What is not committed in it, git's status of the worktree does not show."""
+    inner = make_repo(tmp_path / "inner", {"i.txt": "i\n"})
+    head = git(inner, "rev-parse", "HEAD")
+    place.workshop.repo.git("update-index", "--add", "--cacheinfo", f"160000,{head},sub")
+    place.workshop.repo.git("commit", "-qm", "a submodule")
+    (place.root / "sub").mkdir()
+    session = await place.completed()
+    git(place.worktree(session), "clone", "-q", str(inner), "sub")  # what an agent's command may do
+    (place.worktree(session) / "sub" / "late.txt").write_text("late\n")
+
+    assert reasons(await place.clean(session)) == [("repo", "submodules")]
+    shutil.rmtree(place.worktree(session) / "sub")
+    (place.worktree(session) / "sub").mkdir()
+    assert reasons(await place.clean(session)) == []
 
 
 async def test_of_two_cleanups_at_once_neither_takes_the_others_branch_for_a_keeper(place: Place) -> None:
