@@ -176,13 +176,15 @@ class _Application:
 
     def _refuse_others(self, opened: Mapping[str, Repository]) -> None:
         """Refuse checkouts in which another session's `apply` was cut off: what lies there is nobody's files."""
+        if self._branch is not None:  # no checkout is looked at
+            return
         places = {str(repo.top): name for name, repo in opened.items() if repo.top}
         sessions = self._record.files.directory.parent
         for other in session_ids(sessions.parents[1]):
             if other == self._session:
                 continue
             for one in Journal(SessionFiles(sessions / other)).read().values():
-                if one.path in places and self._branch is None:
+                if one.path in places:
                     message = f"an `apply` of the session {other} into the repo {places[one.path]!r} was cut off"
                     hint = f"end it first: `orchestra apply {other}`"
                     self._problems.append(Problem("apply-unfinished", message, hint=hint))
