@@ -43,6 +43,8 @@ def damage(files: SessionFiles, statement: str) -> None:
         "UPDATE sessions SET status = 'exploded'",
         "UPDATE sessions SET usage = '{\"input_tokens\"'",
         "UPDATE sessions SET settings = '[]'",
+        "UPDATE sessions SET settings = '{\"directory\": 3}'",
+        'UPDATE sessions SET workspace = \'{"repo": "path"}\'',
         "UPDATE sessions SET error = '" + "[" * 100_000 + "'",
         "UPDATE sessions SET created_at = x'ff00'",
         "UPDATE sessions SET pipeline = CAST(x'ff' AS TEXT)",

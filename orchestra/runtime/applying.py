@@ -21,6 +21,7 @@ from orchestra.runtime.git import GitManager
 from orchestra.runtime.incoming import Incoming, Outcome, work_out
 from orchestra.runtime.obstacles import find_obstacles, links_out
 from orchestra.runtime.outcome import read_result
+from orchestra.runtime.removal_mark import refuse_half_removed
 from orchestra.runtime.repository import judge_checkout
 from orchestra.runtime.snapshots import remove_scratch, scratch_directory
 from orchestra.runtime.store import SessionFiles, Status, read_session, refuse_copy, session_ids
@@ -63,6 +64,7 @@ async def apply(
             called_off = files.cancellation.exists()
             record = replace(record, status=Status.CANCELLED if called_off else Status.INTERRUPTED)
         refuse_copy(files, record, "apply")
+        refuse_half_removed(files)
         async with AsyncExitStack() as stack:
             return await _Application(record, lock, stack, branch=branch, dry_run=dry_run).run(repos)
     finally:
@@ -174,13 +176,15 @@ class _Application:
 
     def _refuse_others(self, opened: Mapping[str, Repository]) -> None:
         """Refuse checkouts in which another session's `apply` was cut off: what lies there is nobody's files."""
+        if self._branch is not None:  # no checkout is looked at
+            return
         places = {str(repo.top): name for name, repo in opened.items() if repo.top}
         sessions = self._record.files.directory.parent
         for other in session_ids(sessions.parents[1]):
             if other == self._session:
                 continue
             for one in Journal(SessionFiles(sessions / other)).read().values():
-                if one.path in places and self._branch is None:
+                if one.path in places:
                     message = f"an `apply` of the session {other} into the repo {places[one.path]!r} was cut off"
                     hint = f"end it first: `orchestra apply {other}`"
                     self._problems.append(Problem("apply-unfinished", message, hint=hint))

@@ -8,9 +8,11 @@ from orchestra.errors import GitError
 from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.git import RefUpdate
 from orchestra.runtime.turns import check_branch_name, clashes
+from orchestra.runtime.worktree import content_of, place_of_admin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from orchestra.runtime.git import GitManager, Repository
 
@@ -33,10 +35,21 @@ async def plan_branch(git: GitManager, repo: Repository, name: str, commit: str)
             return False
         message = f"the repo {repo.name!r} has a branch {name!r} already, at {found[:10]}"
         raise GitError(message, code="branch-exists", hint="give another name")
+    if found_at := _unborn_at(repo, name):
+        message = f"{found_at} is on the branch {name!r}, which has no commit yet: its HEAD would move"
+        raise GitError(message, code="branch-exists", hint="give another name")
     if clashes(name.casefold(), {ref.removeprefix("refs/heads/").casefold() for ref in refs}):
         message = f"a branch {name!r} can't lie beside the branches of the repo {repo.name!r}"
         raise GitError(message, code="branch-clash", hint="give another name")
     return True
+
+
+def _unborn_at(repo: Repository, name: str) -> Path | None:
+    """Return the checkout whose HEAD names a branch that is not there; in a bare repository that says nothing."""
+    places = {admin: place_of_admin(admin) for admin in (repo.common_dir / "worktrees").glob("*")}
+    places |= {repo.common_dir: repo.common_dir.parent, repo.git_dir: repo.top}
+    on_it = (place for admin, place in places.items() if content_of(admin / "HEAD") == f"ref: refs/heads/{name}")
+    return next(filter(None, on_it), None)
 
 
 async def make_branches(git: GitManager, name: str, places: Mapping[str, tuple[Repository, str]]) -> None:

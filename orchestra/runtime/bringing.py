@@ -11,6 +11,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from orchestra.errors import GitError, RefusedError, SessionError
@@ -65,12 +66,14 @@ class Journal:
         except FileNotFoundError:
             return {}
         except (ValueError, TypeError, LookupError, AttributeError) as error:
-            raise SessionError(
+            unreadable = SessionError(
                 f"the journal {self._file} of an `apply` that was cut off can't be read",
                 code="apply-unfinished",
                 hint="what lay in a checkout before is kept: "
-                f"git for-each-ref refs/orchestra/{self._session}/rescue; then remove it: rm '{self._file}'",
-            ) from error
+                f"git for-each-ref refs/orchestra/{self._session}/rescue; then remove it: rm {quote(str(self._file))}",
+            )
+            unreadable.exit_code = 2  # nothing was touched
+            raise unreadable from error
 
     def write(self, begun: Mapping[str, Begun]) -> None:
         """Write it as one step that reaches the disk."""

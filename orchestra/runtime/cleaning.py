@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from contextlib import suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -31,7 +31,7 @@ from orchestra.runtime.survey import REMOVABLE, Looked, Survey, look_at
 from orchestra.runtime.worktree import WorktreeManager, make_parents, repository_lock, stamp, worktree_place
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import AsyncIterator, Iterable, Sequence
     from pathlib import Path
 
     from orchestra.runtime.git import Repository
@@ -142,7 +142,7 @@ async def _clean(
     try:
         await lock.acquire_after_orphans(_BUSY)
         try:
-            away = await _Cleaner(root, files, lock, plan, opened).remove(planned)
+            away, done = await _Cleaner(root, files, lock, plan, opened).remove(planned)
         finally:
             lock.release()
         failpoint("cleanup-session-away")
@@ -153,7 +153,7 @@ async def _clean(
             return planned  # another cleanup has removed it meanwhile
         reasons = error.reasons if isinstance(error, _Kept) else (_failure(files, error),)
         return replace(planned, reasons=reasons, discarded=())
-    return planned
+    return done
 
 
 def _failure(files: SessionFiles, error: OrchestraError | OSError) -> Reason:
@@ -178,12 +178,17 @@ class _Cleaner:
         self._root = root
         self._files = files
         self._discard = plan.discard
+        self._lock_fd = lock.fd
         self._git = GitManager(lock_fds=[lock.fd], session=files.session_id)
         self._worktrees = WorktreeManager(self._git, files.session_id)
         self._survey = RepoSurvey(self._git, plan.branches, plan.discard, opened, current_directories())
 
-    async def remove(self, planned: SessionPlan) -> Path:
-        """Remove all that is not the session's directory, and move that away; return where it is now."""
+    async def remove(self, planned: SessionPlan) -> tuple[Path, SessionPlan]:
+        """Remove all that is not the session's directory, and move that away.
+
+        Returns:
+            Where the directory is now, and what was done: as planned, but for a branch that nobody else keeps any more.
+        """
         looked = look_at(self._files, mine=True)
         now = await Survey(self._survey).plan(looked)
         if now != planned:
@@ -194,16 +199,29 @@ class _Cleaner:
         known = {repo.name: repo for repo in looked.repos}
         for repo in now.repos:
             await self._remove_worktrees(known[repo.name], repo)
-        ready = [await self._ready(known[repo.name], repo) for repo in now.repos]
-        mark_half_removed(self._files)
-        failpoint("cleanup-references-due")
-        for one in ready:
-            await self._remove_references(known[one.name], one)
+        async with self._alone(known[repo.name] for repo in now.repos) as git:
+            ready = [await self._ready(known[repo.name], repo) for repo in now.repos]
+            mark_half_removed(self._files)
+            failpoint("cleanup-references-due")
+            for one in ready:
+                await self._remove_references(git, known[one.name], one)
         trash = self._root / STATE_DIRECTORY / "trash"
         trash.mkdir(mode=0o700, exist_ok=True)
         away = trash / f"{self._files.session_id}-{stamp()}"
         make_writable(self._files.directory)
-        return self._files.directory.rename(away)
+        return self._files.directory.rename(away), replace(planned, repos=tuple(ready))
+
+    @asynccontextmanager
+    async def _alone(self, places: Iterable[SessionRepo]) -> AsyncIterator[GitManager]:
+        """Let no other cleanup remove references there: of two, each would take the other's branch for a keeper.
+
+        The git that it gives keeps them out as long as one of its processes lives.
+        """
+        async with AsyncExitStack() as stack:
+            repos = [await self._survey.open(known.path) for known in places]
+            in_order = sorted(repos, key=lambda repo: repo.common_dir)  # so that no two wait for each other
+            fds = [await stack.enter_async_context(repository_lock(repo)) for repo in in_order]
+            yield GitManager(lock_fds=[self._lock_fd, *fds], session=self._files.session_id)
 
     async def _remove_worktrees(self, known: SessionRepo, plan: RepoPlan) -> None:
         repo = await self._survey.open(known.path)
@@ -218,15 +236,15 @@ class _Cleaner:
 
     async def _ready(self, known: SessionRepo, planned: RepoPlan) -> RepoPlan:
         """Look once more, now that nobody can work in the worktrees; what somebody did there last is a rescue."""
-        if self._discard or not planned.worktrees:
+        if self._discard:
             return planned
         plan, reasons = await self._survey.look(known, self._files.session_id, begun=True)
         if reasons or plan is None:
             unmark(self._files)
             raise _Kept(*reasons)
-        return plan
+        return replace(planned, refs=plan.refs, branch=plan.branch, rescued=plan.rescued)
 
-    async def _remove_references(self, known: SessionRepo, plan: RepoPlan) -> None:
+    async def _remove_references(self, git: GitManager, known: SessionRepo, plan: RepoPlan) -> None:
         repo = await self._survey.open(known.path)
         if plan.rescued is not None:
             away = plan.rescued.parents[1] / "trash" / f"{self._files.session_id}-rescue-{stamp()}"
@@ -241,8 +259,7 @@ class _Cleaner:
         base = f"refs/orchestra/{self._files.session_id}/base"
         for part in ([one for one in updates if one.ref != base], [one for one in updates if one.ref == base]):
             if part:
-                async with repository_lock(repo):
-                    await self._git.update_refs(repo, part)
+                await git.update_refs(repo, part)
                 failpoint("cleanup-references-gone")
         with suppress(OSError):
             (plan.path / STATE_DIRECTORY / "trash").rmdir()

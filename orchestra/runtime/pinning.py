@@ -1,4 +1,4 @@
-"""What a fork stands on: the commits that its checkpoints name, proven to be whole and kept by its own reference."""
+"""What a fork stands on: the objects that its checkpoints name, proven to be whole and kept by its own reference."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _PARENTS = 200
 """Of one commit that keeps others."""
+_MODES = {"blob": "100644", "tree": "040000"}
 
 
 async def missing_from(git: GitManager, where: Place, commits: Collection[str]) -> str | None:
@@ -36,20 +37,26 @@ async def missing_from(git: GitManager, where: Place, commits: Collection[str]) 
     return next((line for line in sizes.text.splitlines() if line.endswith(" missing")), None)
 
 
-async def keep_commits(
+async def keep_objects(
     git: GitManager, where: Place, ref: str, base: str, named: Collection[str], *, session: str
 ) -> None:
-    """Keep commits from git's clean-up: those that are there, of all objects that a session's checkpoints name.
+    """Keep from git's clean-up what is there of all objects that a session's checkpoints name.
 
-    They become the parents of one commit, or of a chain of commits, which a new reference holds.
+    The commits become the parents of one commit, or of a chain of commits, which a new reference holds. Other objects,
+    such as what the index of a conflict names of a merged rename, are in the tree of one parent more.
     """
     asked = "".join(f"{sha}\n" for sha in sorted({base, *named})).encode()
     answers = (await git.run(where, "cat-file", "--batch-check", input=asked)).text.splitlines()
-    commits = [parts[0] for answer in answers if (parts := answer.split())[1] == "commit"]
+    kinds = {parts[0]: parts[1] for answer in answers if (parts := answer.split())}
+    commits = [sha for sha, kind in kinds.items() if kind == "commit"]
+    message = f"What the checkpoints of the session {session} name\n"
+    entries = "".join(f"{_MODES[kind]} {kind} {sha}\t{sha}\n" for sha, kind in kinds.items() if kind in _MODES)
+    if entries:
+        loose = (await git.run(where, "mktree", input=entries.encode())).text
+        commits.append(await git.commit_tree(where, loose, (), message, author=None, date=datetime.now(UTC)))
     tree, tip = await git.tree_of(where, base), None
     for start in range(0, len(commits), _PARENTS):
         parents = [*([tip] if tip else []), *commits[start : start + _PARENTS]]
-        message = f"What the checkpoints of the session {session} name\n"
         tip = await git.commit_tree(where, tree, parents, message, author=None, date=datetime.now(UTC))
     failpoint("fork-commits-gathered")
     await git.update_refs(where, [RefUpdate(ref, tip, None)])

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from contextlib import asynccontextmanager, suppress
+import sqlite3
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,15 +28,15 @@ from orchestra.runtime.frozen import freeze, read_frozen, resolve_frozen
 from orchestra.runtime.git import GitManager, RefUpdate
 from orchestra.runtime.inbox import Inbox
 from orchestra.runtime.observability import Event
-from orchestra.runtime.pinning import keep_commits, missing_from
-from orchestra.runtime.removal_mark import refuse_half_removed
+from orchestra.runtime.pinning import keep_objects, missing_from
+from orchestra.runtime.removal_mark import is_half_removed, refuse_half_removed
 from orchestra.runtime.store import SessionRecord, Status, now, read_session
 from orchestra.runtime.turns import move_branch, session_branch
 from orchestra.runtime.workspace import Workspace
 from orchestra.runtime.worktree import is_safe_name
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from orchestra.graph.project import Project
@@ -88,7 +89,7 @@ async def forked(
 
     Raises:
         PipelineError: A change can't be made, or a changed pipeline does not fit; nothing was made.
-        SessionError: The source can't be read.
+        SessionError: The source can't be read, or was removed meanwhile.
         GitError: A repository or an object that the checkpoint names is not there.
     """
     with nothing_started():
@@ -109,7 +110,8 @@ async def forked(
         git = GitManager(lock_fds=[lock.fd], session=files.session_id)
         git.overrides = reader.overrides
         making = _Making(project, record, files, git, workspace, pipeline, changes)
-        about = await making.run(checkpoint)
+        with _gone_named(source):
+            about = await making.run(checkpoint)
         failpoint("fork-made")
     try:
         await making.make_branches()
@@ -117,6 +119,21 @@ async def forked(
         yield Fork(files, lock, about, came_from, making.told)
     finally:
         lock.release()
+
+
+@contextmanager
+def _gone_named(source: SessionFiles) -> Iterator[None]:
+    """Say so where the body fails because a cleanup has removed the session that is left."""
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        if source.database.exists():
+            raise
+        raise SessionError(
+            f"the session {source.session_id} was removed while it was being forked",
+            code="session-removed",
+            hint="`orchestra status` shows the sessions that there are",
+        ) from error
 
 
 def _pipeline(project: Project, source: SessionFiles, record: SessionRecord, changes: Changes) -> ResolvedPipeline:
@@ -168,6 +185,8 @@ class _Making:
         self._copy_files()
         failpoint("fork-files-copied")
         await self._pin(about["repos"].values())
+        if is_half_removed(self._source.files) or not self._source.files.database.exists():
+            await self._prove(identity, about)  # what its references kept may have been pruned before it was pinned
         await self._choose_branches()
         forked = {"session_id": self._source.session_id, "checkpoint_id": identity, "checkpoint_ns": namespace}
         record = self._record(inputs, {**forked, "seq": about["seq"] - bool(unended)})
@@ -243,7 +262,7 @@ class _Making:
         for repo in self._workspace.repos.values():
             await self._git.update_refs(repo.repository, [RefUpdate(f"{prefix}/base", repo.base, None)])
             failpoint("fork-base-pinned")
-            await keep_commits(self._git, repo.repository, f"{prefix}/fork", repo.base, named, session=session)
+            await keep_objects(self._git, repo.repository, f"{prefix}/fork", repo.base, named, session=session)
 
     async def _choose_branches(self) -> None:
         """Give the fork branches of its own, where the source has one or an agent may write now."""

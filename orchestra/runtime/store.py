@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -275,9 +276,11 @@ def read_session(files: SessionFiles, *, mine: bool = False) -> SessionRecord:
         count = connection.execute("SELECT COUNT(*) FROM checkpoints").fetchone()[0] if has_checkpoints else 0
         status = Status(row["status"])
         if status not in ENDED and not driven:
-            # Whoever has called it off may have been killed before it was written.
-            status = Status.CANCELLED if files.cancellation.exists() else _without_driver(status)
-        return SessionRecord(
+            if files.cancellation.exists():  # whoever has called it off may have been killed before it was written
+                status = Status.CANCELLED
+            elif status in (Status.CREATED, Status.RUNNING):
+                status = Status.INTERRUPTED
+        record = SessionRecord(
             session_id=_text(row, "session_id"),
             pipeline=_text(row, "pipeline"),
             status=status,
@@ -292,10 +295,10 @@ def read_session(files: SessionFiles, *, mine: bool = False) -> SessionRecord:
             checkpoints=count,
             files=files,
         )
-
-
-def _without_driver(status: Status) -> Status:
-    return Status.INTERRUPTED if status in (Status.CREATED, Status.RUNNING) else status
+        places = [(entry["path"], entry.get("base", "")) for entry in record.workspace.values()]
+        if not all(isinstance(text, str) for text in (record.settings.get("directory", ""), *chain(*places))):
+            raise TypeError("what should be a path or a commit is no text")
+        return record
 
 
 def _text(row: sqlite3.Row, column: str) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestra.errors import GitError, OrchestraError, RefusedError, SessionBusyError
+from orchestra.errors import GitError, OrchestraError, RefusedError, SessionBusyError, SessionError
 from orchestra.runtime.applying import apply
 from orchestra.runtime.driver_lock import DriverLock
 from orchestra.runtime.git import GitManager
@@ -492,6 +492,12 @@ async def test_a_repository_without_a_commit_stays_unborn(tmp_path: Path) -> Non
     write(top, {"mine.txt": "mine\n"})
     session = await ended(tmp_path, {"repo": (top, edits({"made/new.txt": "new\n"}))})
 
+    linked = tmp_path / "linked"
+    git(top, "worktree", "add", "-q", "--detach", str(linked), session.bases["repo"])
+    git(linked, "checkout", "-q", "--orphan", "other")
+    for branch in ("main", "other"):  # it would move a HEAD
+        assert codes(await refusal(session, branch=branch)) == ["branch-exists"]
+
     assert states(await apply(session.files)) == {"repo": "applied"}
     assert git(top, "status", "--short").splitlines() == ["?? made/", "?? mine.txt"]
     assert not (top / ".git/index").exists()
@@ -722,6 +728,13 @@ async def test_what_a_killed_git_left_half_written_is_put_back_and_the_users_cha
         await apply(session.files, dry_run=True)
     other = await ended(tmp_path, {"app": (app, edits({"z.txt": "z\n"}))}, session="wxyz6789")
     assert codes(await refusal(other)) == ["apply-unfinished"]
+    whole = session.files.apply_journal.read_bytes()
+    session.files.apply_journal.write_bytes(whole[:40])
+    with pytest.raises(SessionError, match="can't be read") as broken:
+        await apply(session.files)
+    assert (broken.value.code, broken.value.exit_code) == ("apply-unfinished", 2)
+    assert states(await apply(other.files, branch="other")) == {"app": "branched"}
+    session.files.apply_journal.write_bytes(whole)
 
     write(app, {"a.txt": "the user's, since then\n"})
     with pytest.raises(RefusedError, match=r"conflict in 'a\.txt'"):

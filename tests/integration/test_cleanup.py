@@ -31,7 +31,7 @@ from orchestra.runtime.store import (
 )
 from orchestra.testing import GitRepo, git_repo
 from tests.conftest import Workshop
-from tests.gitkit import assert_sound, fingerprint, git, write
+from tests.gitkit import assert_sound, fingerprint, git, make_repo, write
 from tests.session_support import agent, chain, in_a_child, says, writes
 
 if TYPE_CHECKING:
@@ -266,6 +266,41 @@ async def test_branches_of_two_sessions_do_not_count_for_each_other(place: Place
     found = {repo.branch.stays for one in report.removed for repo in one.repos if repo.branch}
     assert found == {"it is merged nowhere"}
     assert len(place.refs("refs/heads/orchestra")) == 4
+
+
+async def test_a_repository_in_the_place_of_a_submodule_keeps_the_session(place: Place, tmp_path: Path) -> None:
+    """What is not committed in it, git's status of the worktree does not show."""
+    inner = make_repo(tmp_path / "inner", {"i.txt": "i\n"})
+    head = git(inner, "rev-parse", "HEAD")
+    place.workshop.repo.git("update-index", "--add", "--cacheinfo", f"160000,{head},sub")
+    place.workshop.repo.git("commit", "-qm", "a submodule")
+    (place.root / "sub").mkdir()
+    session = await place.completed()
+    git(place.worktree(session), "clone", "-q", str(inner), "sub")  # what an agent's command may do
+    (place.worktree(session) / "sub" / "late.txt").write_text("late\n")
+
+    assert reasons(await place.clean(session)) == [("repo", "submodules")]
+    shutil.rmtree(place.worktree(session) / "sub")
+    (place.worktree(session) / "sub").mkdir()
+    assert reasons(await place.clean(session)) == []
+
+
+async def test_of_two_cleanups_at_once_neither_takes_the_others_branch_for_a_keeper(place: Place) -> None:
+    first, second = await place.completed(), await place.completed()  # as a session and its fork have the same commits
+    tip = place.workshop.repo.git("rev-parse", place.branch(first))
+    place.workshop.repo.git("branch", "-f", place.branch(second), tip)
+    plans = [await plan_cleanup(place.root, sessions=[session]) for session in (first, second)]
+    assert [plan.sessions[0].repos[0].branch.stays for plan in plans if plan.sessions[0].repos[0].branch] == [None] * 2
+
+    reports = await asyncio.gather(*(clean(place.root, plan) for plan in plans))
+
+    assert session_ids(place.root) == []
+    (left,) = place.workshop.repo.git("for-each-ref", "--format=%(refname:short)", "refs/heads/orchestra").split()
+    assert place.workshop.repo.git("rev-parse", left) == tip
+    told = {
+        branch.name for report in reports for one in report.removed if (branch := one.repos[0].branch) and branch.stays
+    }
+    assert told == {left}
 
 
 async def test_a_deleted_branch_leaves_its_commits_to_the_session(place: Place) -> None:
@@ -736,6 +771,9 @@ async def test_a_session_is_resumed_after_a_killed_cleanup_as_long_as_all_commit
     assert kill(place, session, "cleanup-references-gone", discard=True) == -signal.SIGKILL
     with pytest.raises(SessionError) as refused:
         await place.workshop.resume(session)
+    assert refused.value.code == "cleanup-begun"
+    with pytest.raises(SessionError) as refused:
+        await apply(place.files(session))
     assert refused.value.code == "cleanup-begun"
     await place.clean(session, discard=True)
     place.assert_nothing_left()
