@@ -147,6 +147,18 @@ def test_a_fork_marks_where_it_left_its_source_also_when_that_is_gone(own: Past)
     assert "which is not there any more" in log(own.root, "f0rk")
 
 
+def test_a_fork_in_which_the_last_turn_ended_anew_marks_where_it_left_and_shares_the_commits_before(own: Past) -> None:
+    row = own.ended("critic", 1)
+    files = fork(own.root, own.files, "f0rk", row, seq=at(own, row) - 1)  # as with a condition that is asked anew
+
+    assert "critic (turn 1)" not in log(own.root, "f0rk").partition("── from here on it is a fork")[0]
+    assert "── from here on it is a fork" in log(own.root, "f0rk")
+    commit = own.ended("planner", 1)["repos"]["app"]
+    assert {item.session_id for item in trace(own.root, commit)} == {own.session}
+    change(files, settings={"forked_from": {"seq": "damaged"}})
+    assert log(own.root, "f0rk")
+
+
 def test_sessions_that_claim_to_have_left_each_other_end_the_search(own: Past) -> None:
     row = own.ended("lead", 1)
     files = fork(own.root, own.files, "f0rk", row, seq=at(own, row))

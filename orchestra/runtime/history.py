@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orchestra.errors import SessionError
-from orchestra.runtime.spans import is_inside, spans_of, turn_changes
-from orchestra.runtime.store import list_sessions, read_checkpoints, read_events, read_session, read_turns
+from orchestra.runtime.spans import copied_rows, is_inside, spans_of, turn_changes
+from orchestra.runtime.store import list_sessions, read_events, read_numbered, read_session, read_turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -104,7 +104,8 @@ def read_history(files: SessionFiles, root: Path, *, inside: bool = False) -> Hi
         root: The project, in which forks of it are looked for.
         inside: Whether the checkpoints inside turns are entries, too.
     """
-    record, rows = read_session(files), read_checkpoints(files)
+    record, numbered = read_session(files), read_numbered(files)
+    rows = [row for _, row in numbered]
     events = _read_events(files, rows)
     facts = {(fact["agent"], fact["turn"]): fact for fact in read_turns(files)}
     turns = {key: _turn(span, rows, events, facts) for key, span in spans_of(rows).items()}
@@ -114,13 +115,14 @@ def read_history(files: SessionFiles, root: Path, *, inside: bool = False) -> Hi
         forks.setdefault(fork.checkpoint_id, []).append(fork)
     entries = tuple(_entries(rows, turns, events, forks, inside=inside))
     origin = record.forked_from or {}
+    copied = {id(row) for row in copied_rows(record, numbered)}
     return History(
         record=record,
         rows=rows,
         entries=entries,
         unfinished=tuple(turn for turn in turns.values() if not turn.ended),
         source=next((other for other in others if other.session_id == origin.get("session_id")), None),
-        left_after=_left_after(rows, entries, origin.get("checkpoint_id")),
+        left_after=sum(id(entry.row) in copied for entry in entries) if origin else None,
     )
 
 
@@ -240,11 +242,3 @@ def _what(row: Row, before: list[str] | None) -> str:
         return f"before {', '.join(before)}" if before else "end"
     joined = [name for name in before if name.startswith("join.") and name not in row["next"]]
     return ", ".join(joined or before) or "end"
-
-
-def _left_after(rows: Sequence[Row], entries: Sequence[Entry], checkpoint: str | None) -> int | None:
-    places = [place for place, row in enumerate(rows) if row["checkpoint_id"] == checkpoint]
-    if not places:
-        return None
-    copied = {id(row) for row in rows[: places[-1] + 1]}
-    return sum(id(entry.row) in copied for entry in entries)
