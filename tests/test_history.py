@@ -183,7 +183,25 @@ def test_a_turn_that_has_not_ended_is_shown_with_what_it_has_changed_so_far(own:
     lines = log(own.root, "f0rk").splitlines()
 
     start = lines.index("○ lead (turn 2) has not ended")
-    assert lines[start + 1 :] == [f"    web {row['repos']['web'][:10]}", "      notes.md  +1 -0", r"■ failed: no\x1b"]
+    end = [r"■ failed: no\x1b", "    orchestra resume f0rk"]
+    assert lines[start + 1 :] == [f"    web {row['repos']['web'][:10]}", "      notes.md  +1 -0", *end]
+
+
+def test_the_end_says_why_a_session_stopped_and_what_to_type_and_a_turn_how_often_it_was_tried(own: Past) -> None:
+    error = json.dumps({"code": "invalid-output", "message": "is invalid:\n- v: not\x1b[2J one", "agent": "lead"})
+    with closing(sqlite3.connect(own.files.database)) as connection:
+        connection.execute("UPDATE sessions SET status = 'failed', error = ?", (error,))
+        connection.execute("UPDATE events SET attempt = 3 WHERE node = 'planner' AND type = 'turn_ended'")
+        connection.commit()
+
+    text = log(own.root, own.session)
+
+    assert text.splitlines()[-3:] == [
+        "■ failed: is invalid:",
+        "    - v: not\\x1b[2J one",
+        f"    orchestra resume {own.session}",
+    ]
+    assert ", 3 attempts, 940 tokens, " in paragraph(text, "planner (turn 1)")[0]
 
 
 def test_a_repo_that_is_gone_or_lacks_a_commit_costs_only_its_files(own: Past) -> None:

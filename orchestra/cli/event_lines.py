@@ -50,7 +50,9 @@ def _what(kind: str, payload: Mapping[str, Any]) -> str | None:  # noqa: C901, P
             return f"done after {payload['duration_s']:.1f} s"
         case "turn_failed":
             left = payload.get("tries_left", 0)
-            return f"failed: {payload['message']}" + (f" ({left} tries left)" if left else "")
+            return f"failed: {payload['message']}" + (
+                f" ({left} {'tries' if left > 1 else 'try'} left)" if left else ""
+            )
         case "turn_committed":
             return f"committed {payload['commit'][:10]} in {payload['repo']}"
         case "tool_ended":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from orchestra.cli.onward import commands
 from orchestra.cli.place import typed
 from orchestra.cli.render import escape
 from orchestra.errors import GitError
@@ -53,7 +54,14 @@ class _Page:
         for turn in history.unfinished:
             yield self._styles.bold(f"○ {escape(f'{turn.agent} (turn {turn.turn})')} has not ended")
             yield from self._turn(turn, folded=0, indent="    ")
-        yield self._styles.bold(escape(f"■ {_state(history.record)}"))
+        yield from self._end()
+
+    def _end(self) -> Iterator[str]:
+        record = self._history.record
+        first, *more = _state(record).splitlines()
+        yield self._styles.bold(escape(f"■ {first}"))
+        yield from (escape(f"    {line}") for line in more)
+        yield from (self._styles.dim(escape(f"    {command}")) for command in commands(record))
 
     def _origin(self) -> str:
         origin = self._history.record.forked_from or {}
@@ -146,6 +154,8 @@ def _spent(turn: Turn) -> Iterable[str]:
     if not facts:
         return
     yield f"{facts['duration_s'] or 0:.1f} s"
+    if (facts["attempts"] or 1) > 1:
+        yield f"{facts['attempts']} attempts"
     if facts["model_calls"]:
         yield f"{(facts['input_tokens'] or 0) + (facts['output_tokens'] or 0):,} tokens"
         yield "cost unknown" if facts["cost_usd"] is None else f"${facts['cost_usd']:.4f}"
