@@ -134,11 +134,14 @@ def test_forks_hang_under_the_checkpoint_that_they_left_and_theirs_under_them(ow
 def test_a_fork_marks_where_it_left_its_source_also_when_that_is_gone(own: Past) -> None:
     row = own.ended("lead", 1)
     files = fork(own.root, own.files, "f0rk", row, seq=at(own, row))
+    change(files, settings={"forked_from": {"changes": ["--model lead=\x1b[2J"]}})
 
     lines = log(own.root, "f0rk").splitlines()
     (mark,) = [number for number, line in enumerate(lines) if line.startswith("──")]
     assert f"it has left {own.session} " in lines[mark]
-    assert lines[mark + 1].startswith("■")
+    assert lines[mark + 1 : mark + 2] == [r"    --model lead=\x1b[2J"]
+    assert lines[mark + 2].startswith("■")
+    assert r"│      --model lead=\x1b[2J" in log(own.root, own.session).splitlines()
     assert lines[mark - 1] == "│   → odd"
 
     shutil.rmtree(own.files.directory)

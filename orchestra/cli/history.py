@@ -47,10 +47,10 @@ class _Page:
             yield "no checkpoints yet"
         for number, entry in enumerate(history.entries):
             if history.left_after == number:
-                yield self._origin()
+                yield from self._origin()
             yield from self._entry(entry)
         if history.left_after == len(history.entries):
-            yield self._origin()
+            yield from self._origin()
         for turn in history.unfinished:
             yield self._styles.bold(f"○ {escape(f'{turn.agent} (turn {turn.turn})')} has not ended")
             yield from self._turn(turn, folded=0, indent="    ")
@@ -63,12 +63,13 @@ class _Page:
         yield from (escape(f"    {line}") for line in more)
         yield from (self._styles.dim(escape(f"    {command}")) for command in commands(record))
 
-    def _origin(self) -> str:
+    def _origin(self) -> Iterator[str]:
         origin = self._history.record.forked_from or {}
         source = str(origin.get("session_id"))
         gone = "" if self._history.source else ", which is not there any more"
         text = f"── from here on it is a fork: it has left {escape(source)}{gone} "
-        return self._styles.bold(text.ljust(72, "─"))
+        yield self._styles.bold(text.ljust(72, "─"))
+        yield from (f"    {change}" for change in _changes(self._history.record))
 
     def _entry(self, entry: Entry) -> Iterator[str]:
         row, styles = entry.row, self._styles
@@ -132,6 +133,7 @@ class _Page:
         about = f"{record.status}, {record.created_at[:16].replace('T', ' ')}"
         session = record.session_id
         yield f"{indent}fork {self._styles.name(escape(session))}  {escape(f'{record.pipeline}, {about}')}"
+        yield from (f"{below}    {change}" for change in _changes(record))
         yield self._styles.dim(f"{below}    {escape(typed(f'log {session}'))}")
         for other in fork.forks:
             yield f"{below}at {escape(other.checkpoint_id[:13])}"
@@ -147,6 +149,12 @@ def counts(item: FileChange, styles: Styles) -> str:
 
 def _name(item: FileChange) -> str:
     return f"{item.before} => {item.path}" if item.before else item.path
+
+
+def _changes(record: SessionRecord) -> list[str]:
+    """Return what was made different in a fork."""
+    changes = (record.forked_from or {}).get("changes")
+    return [escape(str(change)) for change in changes] if isinstance(changes, list) else []
 
 
 def _spent(turn: Turn) -> Iterable[str]:
