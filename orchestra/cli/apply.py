@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from shlex import quote
@@ -106,8 +105,11 @@ def _outcome(applied: Applied, repo: AppliedRepo) -> str:
 
 
 def _stat(changes: Sequence[Change]) -> Iterator[str]:
-    names = [os.fsdecode(change.path) for change in changes]
-    width = max(map(len, names), default=0)
+    from orchestra.cli.history import MOST_PADDED
+    from orchestra.cli.render import escape
+
+    names = [escape(change.path.decode("utf-8", "backslashreplace")) for change in changes]
+    width = min(max(map(len, names), default=0), MOST_PADDED)
     for change, name in zip(changes, names, strict=True):
         counts = "binary" if change.added is None else f"+{change.added} -{change.deleted}"
         yield f"  {change.kind} {name:<{width}}  {counts}"

@@ -11,7 +11,7 @@ from orchestra.errors import GitError
 from orchestra.runtime.naming import short_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import TypeAlias
 
     from orchestra.cli.styles import Styles
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     Files: TypeAlias = dict[tuple[str, str, str], tuple[FileChange, ...] | GitError]
     """Repo and the commits before and after → the files that differ."""
 
+MOST_PADDED = 50
+"""Characters of a name up to which the counts behind it stand below each other."""
 MOST_FILES = 12
 """Files of one change that are listed."""
 
@@ -122,9 +124,7 @@ class _Page:
             self._told.add(files.message)
             yield f"{indent}  its files can't be told" + ("" if again else escape(f": {files.message}"))
             return
-        width = max((len(escape(_name(item))) for item in files[:MOST_FILES]), default=0)
-        for item in files[:MOST_FILES]:
-            yield f"{indent}  {escape(_name(item)).ljust(min(width, 50))}  {counts(item, styles)}"
+        yield from (f"{indent}{line}" for line in statistics(files[:MOST_FILES], styles))
         if len(files) > MOST_FILES:
             yield f"{indent}  and {len(files) - MOST_FILES:,} more files"
 
@@ -140,8 +140,15 @@ class _Page:
             yield from self._fork(other, f"{below}├─ ")
 
 
-def counts(item: FileChange, styles: Styles) -> str:
-    """Return how many lines of a file are new and how many are gone."""
+def statistics(files: Sequence[FileChange], styles: Styles) -> Iterator[str]:
+    """Yield for each file a line with its name, how many of its lines are new and how many are gone."""
+    names = [escape(_name(item)) for item in files]
+    width = min(max(map(len, names), default=0), MOST_PADDED)
+    for item, name in zip(files, names, strict=True):
+        yield f"  {name.ljust(width)}  {_counts(item, styles)}"
+
+
+def _counts(item: FileChange, styles: Styles) -> str:
     if item.added is None:
         return "binary"
     return f"{styles.added(f'+{item.added}')} {styles.removed(f'-{item.deleted}')}"

@@ -84,7 +84,7 @@ def test_the_statistics_name_each_file_and_the_repos_sum(past: Past) -> None:
 
     heads = [line for line in lines if line.startswith("──")]
     assert [line.partition(": ")[2] for line in heads] == ["6 files, +9 -2", "2 files, +2 -0"]
-    assert "  old.txt  +0 -1" in lines
+    assert "  old.txt              +0 -1" in lines
     assert "patch" not in document(past, "--stat")["repos"]["app"]
 
 
