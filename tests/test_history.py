@@ -271,6 +271,15 @@ def test_what_is_no_commit_of_a_session_is_refused(past: Past, typed: str, code:
     assert (caught.value.code, caught.value.exit_code) == (code, 2)
 
 
+@pytest.mark.parametrize(
+    "two", [["--commit", "abcd", "--events"], ["--commit", "abcd", "--all"], ["--events", "--all"]]
+)
+def test_one_thing_is_shown_at_a_time(past: Past, two: list[str]) -> None:
+    said = Said("log", past.session, *two, cwd=past.root)
+    assert (said.code, said.out) == (2, "")
+    assert "show something different each" in said.err
+
+
 def test_the_rows_of_a_fork_are_those_that_it_shares_and_its_own(own: Past) -> None:
     row = own.ended("lead", 1)
     files = fork(own.root, own.files, "f0rk", row, seq=at(own, row))
