@@ -195,6 +195,11 @@ def test_the_end_says_why_a_session_stopped_and_what_to_type_and_a_turn_how_ofte
     with closing(sqlite3.connect(own.files.database)) as connection:
         connection.execute("UPDATE sessions SET status = 'failed', error = ?", (error,))
         connection.execute("UPDATE events SET attempt = 3 WHERE node = 'planner' AND type = 'turn_ended'")
+        warning = json.dumps({"code": "snapshot-incomplete", "message": "app: in no commit of the session: big\x1b"})
+        connection.executemany(
+            "INSERT INTO events (time, node, turn, type, payload) VALUES ('', 'planner', 1, 'warning', ?)",
+            [(warning,), (warning,)],
+        )
         connection.commit()
 
     text = log(own.root, own.session)
@@ -204,7 +209,9 @@ def test_the_end_says_why_a_session_stopped_and_what_to_type_and_a_turn_how_ofte
         "    - v: not\\x1b[2J one",
         f"    orchestra resume {own.session}",
     ]
-    assert ", 3 attempts, 940 tokens, " in paragraph(text, "planner (turn 1)")[0]
+    planner = paragraph(text, "planner (turn 1)")
+    assert ", 3 attempts, 940 tokens, " in planner[0]
+    assert planner[-2] == r"│   app: in no commit of the session: big\x1b"
 
 
 def test_a_repo_that_is_gone_or_lacks_a_commit_costs_only_its_files(own: Past) -> None:

@@ -114,6 +114,7 @@ class _Page:
             yield indent + self._styles.bold(escape(" ".join(decision.split())[:200]))
         for repo, pair in turn.changes.items():
             yield from self._change(repo, pair, indent)
+        yield from (f"{indent}{escape(message)}" for message in turn.left_out)
 
     def _change(self, repo: str, pair: tuple[str, str], indent: str) -> Iterator[str]:
         styles = self._styles

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from orchestra.runtime.spans import Commits, Row, Span
     from orchestra.runtime.store import SessionFiles, SessionRecord
 
-_TYPES = ("checkpoint", "condition_chose", "conflict", "human_turn", "merged", "turn_committed")
+_TYPES = ("checkpoint", "condition_chose", "conflict", "human_turn", "merged", "turn_committed", "warning")
 _DECIDES = frozenset({"approve", "reject", "done"})
 
 
@@ -36,6 +36,8 @@ class Turn:
     """Repo → the commits before and after."""
     commits: Commits
     """Repo → the turn's commit."""
+    left_out: tuple[str, ...]
+    """Which of its files are in no commit, and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +94,7 @@ class _Events:
 
     commits: dict[tuple[str, int], dict[str, str]] = field(default_factory=dict)
     decisions: dict[tuple[str, int], dict[str, None]] = field(default_factory=dict)
+    left_out: dict[tuple[str, int], dict[str, None]] = field(default_factory=dict)
     merges: dict[tuple[str, str], list[Mapping[str, Any]]] = field(default_factory=dict)
     """Checkpoint and namespace → what was merged since the one before it that is between turns."""
 
@@ -161,6 +164,9 @@ def _read_events(files: SessionFiles, rows: Sequence[Row]) -> _Events:
             key = (payload["id"], payload.get("namespace", ""))
             if pending and key in between:
                 found.merges[key], pending = pending, []
+        elif kind == "warning":
+            if payload.get("code") == "snapshot-incomplete":
+                found.left_out.setdefault(turn, {})[str(payload["message"])] = None
         elif said := decision_of(kind, payload):
             found.decisions.setdefault(turn, {})[said] = None
     return found
@@ -177,6 +183,7 @@ def _turn(span: Span, rows: Sequence[Row], events: _Events, facts: Mapping[tuple
         decisions=tuple(events.decisions.get(key, ())),
         changes=turn_changes(rows, span, commits),
         commits=commits,
+        left_out=tuple(events.left_out.get(key, ())),
     )
 
 
