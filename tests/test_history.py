@@ -134,17 +134,32 @@ def test_forks_hang_under_the_checkpoint_that_they_left_and_theirs_under_them(ow
 def test_a_fork_marks_where_it_left_its_source_also_when_that_is_gone(own: Past) -> None:
     row = own.ended("lead", 1)
     files = fork(own.root, own.files, "f0rk", row, seq=at(own, row))
+    change(files, settings={"forked_from": {"changes": ["--model lead=\x1b[2J"]}})
 
     lines = log(own.root, "f0rk").splitlines()
     (mark,) = [number for number, line in enumerate(lines) if line.startswith("──")]
     assert f"it has left {own.session} " in lines[mark]
-    assert lines[mark + 1].startswith("■")
+    assert lines[mark + 1 : mark + 2] == [r"    --model lead=\x1b[2J"]
+    assert lines[mark + 2].startswith("■")
+    assert r"│      --model lead=\x1b[2J" in log(own.root, own.session).splitlines()
     assert lines[mark - 1] == "│   → odd"
 
     shutil.rmtree(own.files.directory)
     history = read_history(files, own.root)
     assert history.source is None
     assert "which is not there any more" in log(own.root, "f0rk")
+
+
+def test_a_fork_in_which_the_last_turn_ended_anew_marks_where_it_left_and_shares_the_commits_before(own: Past) -> None:
+    row = own.ended("critic", 1)
+    files = fork(own.root, own.files, "f0rk", row, seq=at(own, row) - 1)  # as with a condition that is asked anew
+
+    assert "critic (turn 1)" not in log(own.root, "f0rk").partition("── from here on it is a fork")[0]
+    assert "── from here on it is a fork" in log(own.root, "f0rk")
+    commit = own.ended("planner", 1)["repos"]["app"]
+    assert {item.session_id for item in trace(own.root, commit)} == {own.session}
+    change(files, settings={"forked_from": {"seq": "damaged"}})
+    assert log(own.root, "f0rk")
 
 
 def test_sessions_that_claim_to_have_left_each_other_end_the_search(own: Past) -> None:
@@ -171,7 +186,32 @@ def test_a_turn_that_has_not_ended_is_shown_with_what_it_has_changed_so_far(own:
     lines = log(own.root, "f0rk").splitlines()
 
     start = lines.index("○ lead (turn 2) has not ended")
-    assert lines[start + 1 :] == [f"    web {row['repos']['web'][:10]}", "      notes.md  +1 -0", r"■ failed: no\x1b"]
+    end = [r"■ failed: no\x1b", "    orchestra resume f0rk"]
+    assert lines[start + 1 :] == [f"    web {row['repos']['web'][:10]}", "      notes.md  +1 -0", *end]
+
+
+def test_the_end_says_why_a_session_stopped_and_what_to_type_and_a_turn_how_often_it_was_tried(own: Past) -> None:
+    error = json.dumps({"code": "invalid-output", "message": "is invalid:\n- v: not\x1b[2J one", "agent": "lead"})
+    with closing(sqlite3.connect(own.files.database)) as connection:
+        connection.execute("UPDATE sessions SET status = 'failed', error = ?", (error,))
+        connection.execute("UPDATE events SET attempt = 3 WHERE node = 'planner' AND type = 'turn_ended'")
+        warning = json.dumps({"code": "snapshot-incomplete", "message": "app: in no commit of the session: big\x1b"})
+        connection.executemany(
+            "INSERT INTO events (time, node, turn, type, payload) VALUES ('', 'planner', 1, 'warning', ?)",
+            [(warning,), (warning,)],
+        )
+        connection.commit()
+
+    text = log(own.root, own.session)
+
+    assert text.splitlines()[-3:] == [
+        "■ failed: is invalid:",
+        "    - v: not\\x1b[2J one",
+        f"    orchestra resume {own.session}",
+    ]
+    planner = paragraph(text, "planner (turn 1)")
+    assert ", 3 attempts, 940 tokens, " in planner[0]
+    assert planner[-2] == r"│   app: in no commit of the session: big\x1b"
 
 
 def test_a_repo_that_is_gone_or_lacks_a_commit_costs_only_its_files(own: Past) -> None:
@@ -236,6 +276,15 @@ def test_what_is_no_commit_of_a_session_is_refused(past: Past, typed: str, code:
     with pytest.raises(OrchestraError) as caught:
         trace(past.root, typed)
     assert (caught.value.code, caught.value.exit_code) == (code, 2)
+
+
+@pytest.mark.parametrize(
+    "two", [["--commit", "abcd", "--events"], ["--commit", "abcd", "--all"], ["--events", "--all"]]
+)
+def test_one_thing_is_shown_at_a_time(past: Past, two: list[str]) -> None:
+    said = Said("log", past.session, *two, cwd=past.root)
+    assert (said.code, said.out) == (2, "")
+    assert "show something different each" in said.err
 
 
 def test_the_rows_of_a_fork_are_those_that_it_shares_and_its_own(own: Past) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from shlex import quote
@@ -70,7 +69,7 @@ def _notes(applied: Applied) -> Iterator[str]:
         yield "an earlier `apply` of this session was cut off after its last file; it is finished"
     yield from (f"changed since, and left as it is: {path}" for path in applied.left)
     if record.status != "completed":
-        yield f"the session is {record.status}, not completed: this is what it has so far"
+        yield f"the session is {record.status}, not completed: this is its result so far"
     for repo in applied.repos.values():
         for path, target in (repo.links_out or {}).items():
             yield f"warning: {path} is a link that leads out of the repository, to {target}"
@@ -87,6 +86,8 @@ def _lines(applied: Applied) -> Iterator[str]:
 
 
 def _outcome(applied: Applied, repo: AppliedRepo) -> str:
+    from orchestra.runtime.store import ENDED
+
     would = "would be " if applied.dry_run else ""
     match repo.state:
         case "applied":
@@ -97,13 +98,18 @@ def _outcome(applied: Applied, repo: AppliedRepo) -> str:
             return f"the branch {applied.branch} is there already"
         case "already-applied":
             return f"applied already to {repo.path}; nothing was done"
-        case _:
+        case _ if applied.record.status in ENDED:
             return "the session has changed nothing there"
+        case _:
+            return "no change of an agent is in the session's result there yet"
 
 
 def _stat(changes: Sequence[Change]) -> Iterator[str]:
-    names = [os.fsdecode(change.path) for change in changes]
-    width = max(map(len, names), default=0)
+    from orchestra.cli.history import MOST_PADDED
+    from orchestra.cli.render import escape
+
+    names = [escape(change.path.decode("utf-8", "backslashreplace")) for change in changes]
+    width = min(max(map(len, names), default=0), MOST_PADDED)
     for change, name in zip(changes, names, strict=True):
         counts = "binary" if change.added is None else f"+{change.added} -{change.deleted}"
         yield f"  {change.kind} {name:<{width}}  {counts}"

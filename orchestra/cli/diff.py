@@ -99,7 +99,7 @@ def _understand(root: Path, files: SessionFiles, word: str | None) -> tuple[str 
         if error.code != "unknown-session":
             raise
     hint = did_you_mean(word, [*agents, *session_ids(root)])
-    message = f"{word!r} is neither an agent or step of the session {files.session_id}, nor a session"
+    message = f"{word!r} is neither an agent or step that has started in the session {files.session_id}, nor a session"
     unknown = SessionError(message, code="unknown-checkpoint", hint=hint or f"agents and steps: {', '.join(agents)}")
     unknown.exit_code = 2
     raise unknown
@@ -130,8 +130,19 @@ def _of_session(files: SessionFiles, record: SessionRecord) -> _Wanted:
     commits = read_result(files)
     changes = {repo: (stored["base"], commits.get(repo, stored["base"])) for repo, stored in record.workspace.items()}
     if record.status not in ENDED:
-        _tell(f"the session has not completed ({record.status}): this is what it has changed so far")
-    return _Wanted(changes, {"agent": None, "turn": None, "from": None, "to": None}, "the session has changed no file")
+        _tell(f"the session has not completed ({record.status}): this is its result so far")
+    nothing = "the session has changed no file" if record.status in ENDED else _nothing_yet(record)
+    return _Wanted(changes, {"agent": None, "turn": None, "from": None, "to": None}, nothing)
+
+
+def _nothing_yet(record: SessionRecord) -> str:
+    from orchestra.cli.place import typed
+
+    session = record.session_id
+    return (
+        "no change of an agent is in it yet; what they have done so far: "
+        f"{typed(f'log {session}')}, {typed(f'diff {session} AGENT')}"
+    )
 
 
 def _of_turn(files: SessionFiles, agent: str, turn: int | None) -> _Wanted:

@@ -34,7 +34,8 @@ def _what(kind: str, payload: Mapping[str, Any]) -> str | None:  # noqa: C901, P
         case "session_started" | "session_resumed":
             return f"{kind.replace('_', ' ')}: {payload['pipeline']} ({payload['file']})"
         case "session_forked":
-            return f"forked from the session {payload['session_id']} at {payload['checkpoint_id']}"
+            changes = f", with {' '.join(map(str, payload['changes']))}" if payload.get("changes") else ""
+            return f"forked from the session {payload['session_id']} at {payload['checkpoint_id']}{changes}"
         case "session_completed" | "session_paused" | "session_interrupted" | "session_cancelled":
             return kind.replace("_", " ")
         case "session_stopping":
@@ -50,7 +51,9 @@ def _what(kind: str, payload: Mapping[str, Any]) -> str | None:  # noqa: C901, P
             return f"done after {payload['duration_s']:.1f} s"
         case "turn_failed":
             left = payload.get("tries_left", 0)
-            return f"failed: {payload['message']}" + (f" ({left} tries left)" if left else "")
+            return f"failed: {payload['message']}" + (
+                f" ({left} {'tries' if left > 1 else 'try'} left)" if left else ""
+            )
         case "turn_committed":
             return f"committed {payload['commit'][:10]} in {payload['repo']}"
         case "tool_ended":

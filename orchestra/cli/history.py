@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from orchestra.cli.onward import commands
 from orchestra.cli.place import typed
 from orchestra.cli.render import escape
 from orchestra.errors import GitError
 from orchestra.runtime.naming import short_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import TypeAlias
 
     from orchestra.cli.styles import Styles
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     Files: TypeAlias = dict[tuple[str, str, str], tuple[FileChange, ...] | GitError]
     """Repo and the commits before and after → the files that differ."""
 
+MOST_PADDED = 50
+"""Characters of a name up to which the counts behind it stand below each other."""
 MOST_FILES = 12
 """Files of one change that are listed."""
 
@@ -46,21 +49,29 @@ class _Page:
             yield "no checkpoints yet"
         for number, entry in enumerate(history.entries):
             if history.left_after == number:
-                yield self._origin()
+                yield from self._origin()
             yield from self._entry(entry)
         if history.left_after == len(history.entries):
-            yield self._origin()
+            yield from self._origin()
         for turn in history.unfinished:
             yield self._styles.bold(f"○ {escape(f'{turn.agent} (turn {turn.turn})')} has not ended")
             yield from self._turn(turn, folded=0, indent="    ")
-        yield self._styles.bold(escape(f"■ {_state(history.record)}"))
+        yield from self._end()
 
-    def _origin(self) -> str:
+    def _end(self) -> Iterator[str]:
+        record = self._history.record
+        first, *more = _state(record).splitlines()
+        yield self._styles.bold(escape(f"■ {first}"))
+        yield from (escape(f"    {line}") for line in more)
+        yield from (self._styles.dim(escape(f"    {command}")) for command in commands(record))
+
+    def _origin(self) -> Iterator[str]:
         origin = self._history.record.forked_from or {}
         source = str(origin.get("session_id"))
         gone = "" if self._history.source else ", which is not there any more"
         text = f"── from here on it is a fork: it has left {escape(source)}{gone} "
-        return self._styles.bold(text.ljust(72, "─"))
+        yield self._styles.bold(text.ljust(72, "─"))
+        yield from (f"    {change}" for change in _changes(self._history.record))
 
     def _entry(self, entry: Entry) -> Iterator[str]:
         row, styles = entry.row, self._styles
@@ -103,6 +114,7 @@ class _Page:
             yield indent + self._styles.bold(escape(" ".join(decision.split())[:200]))
         for repo, pair in turn.changes.items():
             yield from self._change(repo, pair, indent)
+        yield from (f"{indent}{escape(message)}" for message in turn.left_out)
 
     def _change(self, repo: str, pair: tuple[str, str], indent: str) -> Iterator[str]:
         styles = self._styles
@@ -113,9 +125,7 @@ class _Page:
             self._told.add(files.message)
             yield f"{indent}  its files can't be told" + ("" if again else escape(f": {files.message}"))
             return
-        width = max((len(escape(_name(item))) for item in files[:MOST_FILES]), default=0)
-        for item in files[:MOST_FILES]:
-            yield f"{indent}  {escape(_name(item)).ljust(min(width, 50))}  {counts(item, styles)}"
+        yield from (f"{indent}{line}" for line in statistics(files[:MOST_FILES], styles))
         if len(files) > MOST_FILES:
             yield f"{indent}  and {len(files) - MOST_FILES:,} more files"
 
@@ -124,14 +134,22 @@ class _Page:
         about = f"{record.status}, {record.created_at[:16].replace('T', ' ')}"
         session = record.session_id
         yield f"{indent}fork {self._styles.name(escape(session))}  {escape(f'{record.pipeline}, {about}')}"
+        yield from (f"{below}    {change}" for change in _changes(record))
         yield self._styles.dim(f"{below}    {escape(typed(f'log {session}'))}")
         for other in fork.forks:
             yield f"{below}at {escape(other.checkpoint_id[:13])}"
             yield from self._fork(other, f"{below}├─ ")
 
 
-def counts(item: FileChange, styles: Styles) -> str:
-    """Return how many lines of a file are new and how many are gone."""
+def statistics(files: Sequence[FileChange], styles: Styles) -> Iterator[str]:
+    """Yield for each file a line with its name, how many of its lines are new and how many are gone."""
+    names = [escape(_name(item)) for item in files]
+    width = min(max(map(len, names), default=0), MOST_PADDED)
+    for item, name in zip(files, names, strict=True):
+        yield f"  {name.ljust(width)}  {_counts(item, styles)}"
+
+
+def _counts(item: FileChange, styles: Styles) -> str:
     if item.added is None:
         return "binary"
     return f"{styles.added(f'+{item.added}')} {styles.removed(f'-{item.deleted}')}"
@@ -141,11 +159,19 @@ def _name(item: FileChange) -> str:
     return f"{item.before} => {item.path}" if item.before else item.path
 
 
+def _changes(record: SessionRecord) -> list[str]:
+    """Return what was made different in a fork."""
+    changes = (record.forked_from or {}).get("changes")
+    return [escape(str(change)) for change in changes] if isinstance(changes, list) else []
+
+
 def _spent(turn: Turn) -> Iterable[str]:
     facts = turn.facts
     if not facts:
         return
     yield f"{facts['duration_s'] or 0:.1f} s"
+    if (facts["attempts"] or 1) > 1:
+        yield f"{facts['attempts']} attempts"
     if facts["model_calls"]:
         yield f"{(facts['input_tokens'] or 0) + (facts['output_tokens'] or 0):,} tokens"
         yield "cost unknown" if facts["cost_usd"] is None else f"${facts['cost_usd']:.4f}"

@@ -39,6 +39,10 @@ def log_command(
     from orchestra.runtime.store import find_session, read_checkpoints
 
     root = find_root(Path.cwd())
+    ways = [name for name, given in (("--events", events), ("--all", inside), ("--commit", commit)) if given]
+    if len(ways) > 1:
+        message = f"{' and '.join(ways)} show something different each"
+        raise PipelineError(message, code="bad-option", hint="give one of them")
     if session is None and commit is None:
         raise PipelineError("no session is named", code="bad-option", hint="run `orchestra status` to see them")
     files = None if session is None else find_session(root, session)

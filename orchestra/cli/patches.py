@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestra.cli.history import counts
+from orchestra.cli.history import statistics
 from orchestra.cli.render import escape, escape_prose
 
 if TYPE_CHECKING:
@@ -27,9 +27,7 @@ def _lines(difference: Difference, styles: Styles, *, stat: bool) -> Iterator[st
     about = "" if difference.error and not count else f": {count:,} file{'s' * (count != 1)}, +{added:,} -{deleted:,}"
     yield styles.bold(f"── {repo} {commits}{about}")
     if stat:
-        for item in difference.files:
-            name = f"{item.before} => {item.path}" if item.before else item.path
-            yield f"  {escape(name)}  {counts(item, styles)}"
+        yield from statistics(difference.files, styles)
     elif difference.patch:
         yield from _patch(difference.patch.decode("utf-8", "backslashreplace").removesuffix("\n"), styles)
     for path in () if stat else difference.too_large:

@@ -20,8 +20,8 @@ MOST_LINES = 2_000
 
 def render_comparison(comparison: Comparison, styles: Styles) -> str:
     """Render what differs but the files; nothing in it can steer a terminal but the styles."""
-    lines = [*_table(comparison, styles), "", *_route(comparison, styles), "", *_outputs(comparison, styles)]
-    return "".join(f"{line}\n" for line in lines)
+    parts = [part(comparison, styles) for part in (_table, _models, _route, _outputs)]
+    return "\n".join("".join(f"{line}\n" for line in part) for part in parts)
 
 
 def _table(comparison: Comparison, styles: Styles) -> Iterator[str]:
@@ -46,6 +46,21 @@ def _facts(side: Side) -> dict[str, str]:
         "tokens": f"{usage['input_tokens'] + usage['output_tokens']:,}",
         "cost": "unknown" if cost is None else f"${cost:.4f}",
     }
+
+
+def _models(comparison: Comparison, styles: Styles) -> Iterator[str]:
+    first, second = (side.models for side in comparison.sides)
+    if first == second:
+        yield styles.bold("Models: the same")
+        return
+    yield styles.bold("Models")
+    agents = dict.fromkeys((*first, *second))
+    rows = [
+        [escape(agent), *(escape(", ".join(side.get(agent, ("-",)))) for side in (first, second))] for agent in agents
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def _route(comparison: Comparison, styles: Styles) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from orchestra.runtime.history import decisions_of
 from orchestra.runtime.outcome import read_outputs, read_result
 from orchestra.runtime.spans import spans_of
-from orchestra.runtime.store import read_checkpoints, read_session, read_turns
+from orchestra.runtime.store import read_checkpoints, read_events, read_session, read_turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -31,6 +31,8 @@ class Side:
     turns: int
     seconds: float
     """That turns took, also at the same time."""
+    models: Mapping[str, tuple[str, ...]]
+    """Agent → the models that have answered it, each as `PROVIDER:MODEL`."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON of this side in `orchestra diff SESSION OTHER --json`."""
@@ -41,6 +43,7 @@ class Side:
             "turns": self.turns,
             "seconds": round(self.seconds, 3),
             "usage": self.record.usage,
+            "models": {agent: list(models) for agent, models in self.models.items()},
             "route": list(self.route),
         }
 
@@ -81,7 +84,16 @@ def _side(files: SessionFiles) -> Side:
         route=tuple(_step(span, decisions) for span in _in_waves(spans)),
         turns=len(spans),
         seconds=sum(fact["duration_s"] or 0 for fact in facts),
+        models=_models(files),
     )
+
+
+def _models(files: SessionFiles) -> dict[str, tuple[str, ...]]:
+    found: dict[str, dict[str, None]] = {}
+    for event in read_events(files, ("model_ended",)):
+        payload = event["payload"]
+        found.setdefault(str(event["node"]), {})[f"{payload.get('provider')}:{payload.get('model')}"] = None
+    return {agent: tuple(models) for agent, models in sorted(found.items())}
 
 
 def _in_waves(spans: Iterable[Span]) -> Iterator[Span]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orchestra.errors import SessionError
-from orchestra.runtime.spans import is_inside, spans_of, turn_changes
-from orchestra.runtime.store import list_sessions, read_checkpoints, read_events, read_session, read_turns
+from orchestra.runtime.spans import copied_rows, is_inside, spans_of, turn_changes
+from orchestra.runtime.store import list_sessions, read_events, read_numbered, read_session, read_turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from orchestra.runtime.spans import Commits, Row, Span
     from orchestra.runtime.store import SessionFiles, SessionRecord
 
-_TYPES = ("checkpoint", "condition_chose", "conflict", "human_turn", "merged", "turn_committed")
+_TYPES = ("checkpoint", "condition_chose", "conflict", "human_turn", "merged", "turn_committed", "warning")
 _DECIDES = frozenset({"approve", "reject", "done"})
 
 
@@ -36,6 +36,8 @@ class Turn:
     """Repo → the commits before and after."""
     commits: Commits
     """Repo → the turn's commit."""
+    left_out: tuple[str, ...]
+    """Which of its files are in no commit, and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +94,7 @@ class _Events:
 
     commits: dict[tuple[str, int], dict[str, str]] = field(default_factory=dict)
     decisions: dict[tuple[str, int], dict[str, None]] = field(default_factory=dict)
+    left_out: dict[tuple[str, int], dict[str, None]] = field(default_factory=dict)
     merges: dict[tuple[str, str], list[Mapping[str, Any]]] = field(default_factory=dict)
     """Checkpoint and namespace → what was merged since the one before it that is between turns."""
 
@@ -104,7 +107,8 @@ def read_history(files: SessionFiles, root: Path, *, inside: bool = False) -> Hi
         root: The project, in which forks of it are looked for.
         inside: Whether the checkpoints inside turns are entries, too.
     """
-    record, rows = read_session(files), read_checkpoints(files)
+    record, numbered = read_session(files), read_numbered(files)
+    rows = [row for _, row in numbered]
     events = _read_events(files, rows)
     facts = {(fact["agent"], fact["turn"]): fact for fact in read_turns(files)}
     turns = {key: _turn(span, rows, events, facts) for key, span in spans_of(rows).items()}
@@ -114,13 +118,14 @@ def read_history(files: SessionFiles, root: Path, *, inside: bool = False) -> Hi
         forks.setdefault(fork.checkpoint_id, []).append(fork)
     entries = tuple(_entries(rows, turns, events, forks, inside=inside))
     origin = record.forked_from or {}
+    copied = {id(row) for row in copied_rows(record, numbered)}
     return History(
         record=record,
         rows=rows,
         entries=entries,
         unfinished=tuple(turn for turn in turns.values() if not turn.ended),
         source=next((other for other in others if other.session_id == origin.get("session_id")), None),
-        left_after=_left_after(rows, entries, origin.get("checkpoint_id")),
+        left_after=sum(id(entry.row) in copied for entry in entries) if origin else None,
     )
 
 
@@ -159,6 +164,9 @@ def _read_events(files: SessionFiles, rows: Sequence[Row]) -> _Events:
             key = (payload["id"], payload.get("namespace", ""))
             if pending and key in between:
                 found.merges[key], pending = pending, []
+        elif kind == "warning":
+            if payload.get("code") == "snapshot-incomplete":
+                found.left_out.setdefault(turn, {})[str(payload["message"])] = None
         elif said := decision_of(kind, payload):
             found.decisions.setdefault(turn, {})[said] = None
     return found
@@ -175,6 +183,7 @@ def _turn(span: Span, rows: Sequence[Row], events: _Events, facts: Mapping[tuple
         decisions=tuple(events.decisions.get(key, ())),
         changes=turn_changes(rows, span, commits),
         commits=commits,
+        left_out=tuple(events.left_out.get(key, ())),
     )
 
 
@@ -240,11 +249,3 @@ def _what(row: Row, before: list[str] | None) -> str:
         return f"before {', '.join(before)}" if before else "end"
     joined = [name for name in before if name.startswith("join.") and name not in row["next"]]
     return ", ".join(joined or before) or "end"
-
-
-def _left_after(rows: Sequence[Row], entries: Sequence[Entry], checkpoint: str | None) -> int | None:
-    places = [place for place, row in enumerate(rows) if row["checkpoint_id"] == checkpoint]
-    if not places:
-        return None
-    copied = {id(row) for row in rows[: places[-1] + 1]}
-    return sum(id(entry.row) in copied for entry in entries)

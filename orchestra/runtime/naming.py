@@ -136,7 +136,7 @@ def _find_ended(rows: Sequence[dict[str, Any]], agent: str, turn: int | None, se
     found = next((span for span in reversed(ended) if turn in (None, span.turn)), None)
     if found is None or found.ended is None:
         which = "no turn" if turn is None else f"no turn {turn}"
-        how = "" if turn is None and not spans else f"; ended: {_listed(span.turn for span in ended)}"
+        how = f"; ended: {_listed(span.turn for span in ended)}" if ended else ""
         raise _unknown(f"{which} of {agent!r} has ended in the session {session}{how}", _before_hint(spans, agent))
     return rows[found.ended]
 
@@ -204,9 +204,11 @@ def find_turn(rows: Sequence[Row], agent: str, turn: int | None, *, session: str
     found = next((span for span in reversed(spans) if turn in (None, span.turn)), None)
     if found is None:
         which = "no turn" if turn is None else f"no turn {turn}"
-        begun = _listed(span.turn for span in spans)
-        hint = f"leave `--turn` out for the last one of {agent!r}" if spans else f"`orchestra log {session}` shows more"
-        raise _unknown(f"{which} of {agent!r} has begun in the session {session}; begun: {begun}", hint)
+        begun = f"; begun: {_listed(span.turn for span in spans)}" if spans else ""
+        hint = (
+            f"leave `--turn` out for the last one of {agent!r}" if spans else f"`orchestra status {session}` shows more"
+        )
+        raise _unknown(f"{which} of {agent!r} has begun in the session {session}{begun}", hint)
     return found
 
 

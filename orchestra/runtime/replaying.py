@@ -8,6 +8,7 @@ and a resume makes them where a kill came between.
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import sqlite3
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
     from orchestra.runtime.store import SessionFiles
     from orchestra.runtime.worktree import WorktreeManager
 
+MOST_SHOWN = 100
+"""Characters of a change that are kept to be shown."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
@@ -59,6 +63,22 @@ class Changes:
     """Agent → alias or name of a model."""
     pipeline: Path | None = None
     """Another pipeline file."""
+
+    def in_words(self) -> list[str]:
+        """Return them as options of `replay`, for whoever looks at the fork later; long values are cut."""
+        options = [
+            *(f"--set {edit.shown}={_as_typed(edit.value)}" for edit in self.edits),
+            *(f"--input {name}={value}" for name, value in self.inputs.items()),
+            *([f"--provider {self.provider}"] if self.provider else []),
+            *(f"--model {agent}={model}" for agent, model in self.models.items()),
+            *([f"--pipeline {self.pipeline.name}"] if self.pipeline else []),
+        ]
+        lines = [" ".join(option.split()) for option in options]
+        return [line if len(line) <= MOST_SHOWN else f"{line[: MOST_SHOWN - 1]}…" for line in lines]
+
+
+def _as_typed(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +208,13 @@ class _Making:
         if is_half_removed(self._source.files) or not self._source.files.database.exists():
             await self._prove(identity, about)  # what its references kept may have been pruned before it was pinned
         await self._choose_branches()
-        forked = {"session_id": self._source.session_id, "checkpoint_id": identity, "checkpoint_ns": namespace}
+        forked: dict[str, Any] = {
+            "session_id": self._source.session_id,
+            "checkpoint_id": identity,
+            "checkpoint_ns": namespace,
+        }
+        if words := self._changes.in_words():
+            forked["changes"] = words
         record = self._record(inputs, {**forked, "seq": about["seq"] - bool(unended)})
         event = await asyncio.to_thread(self._draft.settle, record, forked)
         is_changed = is_set or self._changes.pipeline

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from orchestra.runtime.store import SessionRecord
 
     Row = Mapping[str, Any]
     """A checkpoint as `store.read_checkpoints` gives it."""
@@ -57,6 +59,15 @@ def spans_of(rows: Sequence[Row]) -> dict[tuple[str, int], Span]:
             spans.append(Span(agent=agent, turn=turn, inside=tuple(inside.pop(agent, ())), ended=place))
     spans += [Span(agent=agent, turn=last.get(agent, 0) + 1, inside=tuple(places)) for agent, places in inside.items()]
     return {(span.agent, span.turn): span for span in sorted(spans, key=lambda span: span.began)}
+
+
+def copied_rows(record: SessionRecord, numbered: Iterable[tuple[int, RowT]]) -> list[RowT]:
+    """Return the checkpoints that a fork has in common with the session that it has left; of another session none.
+
+    The one at which it left is not among them where its condition was asked anew: the turn ended once more then.
+    """
+    seq = (record.forked_from or {}).get("seq")
+    return [row for place, row in numbered if isinstance(seq, int) and place <= seq]
 
 
 def about_to_start(rows: Sequence[RowT], name: str) -> RowT | None:

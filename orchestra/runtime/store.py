@@ -354,11 +354,16 @@ def list_sessions(root: Path) -> Iterator[SessionRecord | SessionError]:
 
 def read_checkpoints(files: SessionFiles) -> list[dict[str, Any]]:
     """Return the rows of `orchestra log --json` (DESIGN §8), oldest first."""
+    return [row for _, row in read_numbered(files)]
+
+
+def read_numbered(files: SessionFiles) -> list[tuple[int, dict[str, Any]]]:
+    """Return these rows, each with its place `seq` in the order of the session."""
     with open_readonly(files) as connection:
         if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'checkpoints'").fetchone():
             return []
         rows = connection.execute("SELECT checkpoint_id, checkpoint_ns, metadata FROM checkpoints").fetchall()
-        return [shown for _, shown in sorted(map(_checkpoint, rows), key=lambda pair: pair[0])]
+        return sorted(map(_checkpoint, rows), key=lambda pair: pair[0])
 
 
 def _checkpoint(row: sqlite3.Row) -> tuple[int, dict[str, Any]]:

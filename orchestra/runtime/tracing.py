@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestra.errors import PipelineError, SessionError
+from orchestra.runtime.spans import copied_rows
 from orchestra.runtime.store import (
     SessionFiles,
     read_checkpoints,
     read_events,
+    read_numbered,
     read_session,
     session_ids,
     sessions_directory,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 LEAST = 4
@@ -71,14 +73,17 @@ def _sessions(root: Path) -> Iterator[SessionFiles]:
 def _own(files: SessionFiles, root: Path, wanted: str) -> list[Trace]:
     """Look in a session for what it has not in common with the one that it has left."""
     try:
-        found, origin = _in_session(files, wanted), read_session(files).forked_from
+        found, record = _in_session(files, wanted), read_session(files)
+        if record.forked_from is None or record.forked_from.get("session_id") not in session_ids(root):
+            return found
+        shared = {_place(row) for row in copied_rows(record, read_numbered(files))}
     except SessionError:
         return []  # `status` tells which session can't be read
-    if origin is None or origin.get("session_id") not in session_ids(root):
-        return found
-    ids = [row["checkpoint_id"] for row in read_checkpoints(files)]
-    shared = set(ids[: ids.index(origin["checkpoint_id"]) + 1]) if origin.get("checkpoint_id") in ids else set()
-    return [item for item in found if item.row["checkpoint_id"] not in shared]
+    return [item for item in found if _place(item.row) not in shared]
+
+
+def _place(row: Mapping[str, Any]) -> tuple[str, str]:
+    return row["checkpoint_ns"], row["checkpoint_id"]
 
 
 def _in_session(files: SessionFiles, wanted: str) -> list[Trace]:

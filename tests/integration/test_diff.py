@@ -84,7 +84,7 @@ def test_the_statistics_name_each_file_and_the_repos_sum(past: Past) -> None:
 
     heads = [line for line in lines if line.startswith("──")]
     assert [line.partition(": ")[2] for line in heads] == ["6 files, +9 -2", "2 files, +2 -0"]
-    assert "  old.txt  +0 -1" in lines
+    assert "  old.txt              +0 -1" in lines
     assert "patch" not in document(past, "--stat")["repos"]["app"]
 
 
@@ -198,6 +198,21 @@ def test_a_session_that_goes_on_shows_what_it_has_so_far(own: Past) -> None:
     assert "  notes.md  +1 -0" in turn.out
 
 
+def test_where_nothing_is_merged_yet_it_says_where_to_look_and_not_that_nothing_was_changed(own: Past) -> None:
+    row = next(row for row in own.rows if row["agent"] == "planner" and "app" in row["changed"])
+    files = fork(own.root, own.files, "f0rk", row, seq=own.rows.index(row) + 1)
+    with closing(sqlite3.connect(files.database)) as connection:
+        connection.execute("UPDATE sessions SET status = 'paused'")
+        connection.commit()
+
+    said = Said("diff", "f0rk", cwd=own.root)
+
+    assert (said.code, said.out) == (0, "")
+    assert "orchestra log f0rk, orchestra diff f0rk AGENT" in said.err
+    assert "changed no file" not in said.err
+    assert "neither an agent or step that has started" in Said("diff", "f0rk", "lead", cwd=own.root).err
+
+
 def test_a_session_without_checkpoints_has_changed_nothing(own: Past) -> None:
     with closing(sqlite3.connect(own.files.database)) as connection:
         connection.execute("DROP TABLE checkpoints")
@@ -212,6 +227,8 @@ def test_two_sessions_are_compared_by_outputs_routes_cost_and_files(own: Past) -
     change(other, usage={"cost_usd": 1.5, "input_tokens": 2_000})
     with closing(sqlite3.connect(other.database)) as connection:
         connection.execute("DELETE FROM events WHERE seq > (SELECT seq FROM events WHERE type = 'condition_chose')")
+        model = json.dumps({"model": "\x1b[2J", "provider": "second"})
+        connection.execute("UPDATE events SET payload = ? WHERE type = 'model_ended' AND node = 'critic'", (model,))
         connection.commit()
 
     said = document(own, "f0rk")
@@ -223,6 +240,7 @@ def test_two_sessions_are_compared_by_outputs_routes_cost_and_files(own: Past) -
         *("lead (turn 2)", "odd (turn 2)", "critic (turn 2): chose approve"),
     ]
     assert two["usage"]["cost_usd"] == 1.5
+    assert (one["models"]["critic"], two["models"]["critic"]) == (["offline:m"], ["second:\x1b[2J"])
     assert said["outputs"] == {"critic": [{"verdict": "approve"}, {"verdict": "revise"}], "lead": ["revised", "merged"]}
     assert said["repos"]["web"]["before"] == read_result(own.files)["web"]
 
@@ -232,6 +250,8 @@ def test_two_sessions_are_compared_by_outputs_routes_cost_and_files(own: Past) -
         *(["11", "8"], ["$0.0000", "$1.5000"]),
     ]
     assert "  -lead (turn 2)" in text
+    models = text.partition("\nModels\n")[2].splitlines()
+    assert models[:2] == ["  critic   offline:m  second:\\x1b[2J", "  lead     offline:m  offline:m"]
     assert "Output: the same of" in text
 
 

@@ -462,11 +462,14 @@ async def test_an_input_that_is_set_is_what_later_prompts_say(counted: Forks) ->
     assert state_at(result.record.files)["inputs"] == {"goal": 1, "topic": "dogs"}
     (prompt,) = [event["payload"] for event in read_events(result.record.files) if event["type"] == "session_forked"]
     assert prompt["session_id"] == counted.session
+    assert prompt["changes"] == ["--input topic=dogs"]
+    assert (result.record.forked_from or {})["changes"] == prompt["changes"]
 
 
 async def test_another_provider_and_model_are_used_from_there_on(counted: Forks) -> None:
     result = await counted.fork(counted.row(agent="judge"), provider="other", models={"closer": "tiny"})
     assert result.agent_outputs["closer"] == "Closed elsewhere."
+    assert (result.record.forked_from or {})["changes"] == ["--provider other", "--model closer=tiny"]
     used = [
         (event["node"], event["payload"]["provider"], event["payload"]["model"])
         for event in read_events(result.record.files)
