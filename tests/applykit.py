@@ -1,4 +1,4 @@
-"""Sessions that have ended, for tests of `apply`: a real database and real commits, without running any agent."""
+"""For tests of `apply`: sessions that have ended, of a real database and real commits, without running any agent."""
 
 from __future__ import annotations
 
@@ -6,18 +6,27 @@ import json
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import pytest
+
+from orchestra.errors import RefusedError
+from orchestra.runtime.applying import apply
 from orchestra.runtime.database import create_database
 from orchestra.runtime.git import GitManager
-from orchestra.runtime.snapshots import base_snapshot
+from orchestra.runtime.snapshots import base_snapshot, scratch_directory
+from orchestra.runtime.staging import seed_index, stage
 from orchestra.runtime.store import SessionFiles, SessionRecord, Status, sessions_directory
-from tests.gitkit import DATE, git
+from tests.gitkit import DATE, fingerprint, git, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from orchestra.errors import OrchestraError
+    from orchestra.runtime.applied import Applied
+
+FILES = {"a.txt": "one\n", "b.txt": "b\n", "src/c.py": "1\n2\n3\n4\n5\n6\n7\n8\n9\n"}
 SESSION = "abcd2345"
 WHEN = DATE.isoformat()
 
@@ -94,3 +103,58 @@ def commit_on(top: Path, base: str, edit: Callable[[Path], object], session: str
         git(top, "worktree", "remove", "--force", str(work))
     git(top, "update-ref", f"refs/orchestra/{session}/turn/_session", result)
     return result
+
+
+def edits(files: dict[str, str], *gone: str) -> Callable[[Path], object]:
+    """What agents do: remove files or directories, and write others."""
+
+    def edit(top: Path) -> None:
+        if gone:
+            git(top, "rm", "-q", "-r", "-f", "--sparse", *gone)
+        write(top, files)
+
+    return edit
+
+
+async def tree_of_files(top: Path) -> str:
+    """The checkout's files as a tree, untracked ones included."""
+    manager = GitManager(durable=False)
+    repo = await manager.open("repo", top, judge=False)
+    with scratch_directory(repo, "test") as scratch:
+        await seed_index(manager, repo, scratch / "index")
+        return (await stage(manager, repo, scratch / "index")).tree
+
+
+def lines(output: str) -> list[str]:
+    return [line for line in output.splitlines() if line]
+
+
+def side(top: Path) -> dict[str, str]:
+    """All that is the user's, but not the branches and worktrees of the session."""
+    return {path: mark for path, mark in fingerprint(top).items() if "/logs/" not in path}
+
+
+def own_side(top: Path) -> dict[str, str]:
+    """What `apply` must never change, whatever it writes: index, HEAD, branches, configuration."""
+    return {path: mark for path, mark in side(top).items() if "/.git/" in path}
+
+
+async def refusal(session: Ended, **options: Any) -> RefusedError:
+    """An `apply` that is refused, and has touched nothing in any repo."""
+    before = {name: side(top) for name, top in session.tops.items() if top.exists()}
+    refs = {name: git(top, "for-each-ref") for name, top in session.tops.items() if top.exists()}
+    with pytest.raises(RefusedError) as caught:
+        await apply(session.files, **options)
+    assert {name: side(top) for name, top in session.tops.items() if top.exists()} == before
+    assert {name: git(top, "for-each-ref") for name, top in session.tops.items() if top.exists()} == refs
+    assert caught.value.exit_code == 2
+    assert all(problem.hint for problem in caught.value.problems)
+    return caught.value
+
+
+def codes(error: OrchestraError) -> list[str]:
+    return [problem.code for problem in error.problems]
+
+
+def states(applied: Applied) -> dict[str, str]:
+    return {name: repo.state for name, repo in applied.repos.items()}

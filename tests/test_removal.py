@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from orchestra.runtime import removal
 from orchestra.runtime.git import GitManager, Repository, Worktree
 from orchestra.runtime.removal import empty_trash, remove_worktree
 from orchestra.runtime.staging import FILE_LIMIT
@@ -97,6 +98,45 @@ async def test_files_that_no_commit_takes_are_moved_and_not_deleted(place: Place
 
     assert [path.name for path in place.rescued() if path.name == "huge.bin"] == ["huge.bin"]
     assert not place.path.exists()
+    assert place.listed() == []
+
+
+async def test_what_somebody_writes_at_the_last_moment_is_kept(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo, tree = await place.make()
+
+    def write(point: str) -> None:
+        if point == "removal-due":
+            (tree.path / "late.txt").write_text("late\n")
+
+    monkeypatch.setattr(removal, "failpoint", write)
+    await place.remove(repo)
+
+    assert [path.read_text() for path in place.rescued() if path.name == "late.txt"] == ["late\n"]
+    assert place.listed() == []
+    assert not place.path.exists()
+
+
+async def test_submodules_are_kept_with_their_repositories(tmp_path: Path) -> None:
+    inner = make_repo(tmp_path / "inner", {"i.txt": "i\n"})
+    top = make_repo(tmp_path / "outer")
+    for name in ("one", "two"):
+        git(top, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(inner), name)
+    git(top, "commit", "-q", "-m", "submodules")
+    place = Place(top)
+    repo, tree = await place.make()
+    git(tree.path, "-c", "protocol.file.allow=always", "submodule", "--quiet", "update", "--init", "one")
+    git(tree.path, "clone", "-q", str(inner), "two")
+    for name in ("one", "two"):
+        (tree.path / name / "late.txt").write_text("late\n")
+    git(tree.path / "one", "add", "late.txt")
+    git(tree.path / "one", "commit", "-qm", "own")
+    git(tree.path, "submodule", "--quiet", "deinit", "-f", "one")  # its commit is in git's own directory alone
+
+    await place.remove(repo)
+
+    (modules,) = (top / ".orchestra" / "rescue").glob(f"s1/*/{SLOT}.modules")
+    assert git(modules / "one", "--git-dir=.", "--work-tree=.", "log", "--format=%s", "-1") == "own"
+    assert (modules.with_name(SLOT) / "two" / "late.txt").read_text() == "late\n"
     assert place.listed() == []
 
 

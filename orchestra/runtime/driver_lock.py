@@ -150,6 +150,14 @@ class DriverLock:
             return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             self._let_go()
+            if isinstance(error, FileNotFoundError):
+                gone = SessionError(
+                    f"the session {self._session} is not there any more: a cleanup has removed it",
+                    code="session-removed",
+                    hint="`orchestra status` shows the sessions that there are",
+                )
+                gone.exit_code = 2  # nothing was started
+                raise gone from error
             raise SessionError(
                 f"the session's lock {path} can't be opened: {error.strerror}",
                 code="session-not-writable",

@@ -7,12 +7,16 @@ import contextlib
 import os
 import shutil
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestra.runtime.copies import copied_names
 from orchestra.runtime.failpoints import failpoint
+from orchestra.runtime.repository import STATUS, read_status
 from orchestra.runtime.restore import keep_rest
-from orchestra.runtime.staging import stage
+from orchestra.runtime.staging import lstat, stage
+from orchestra.runtime.tree_changes import SUBMODULE
 from orchestra.runtime.worktree import make_parents, move_aside, rescue_directory, stamp
 
 if TYPE_CHECKING:
@@ -25,9 +29,9 @@ async def remove_worktree(
 ) -> str | None:
     """Remove the worktree of a slot, if there is one.
 
-    What was changed in it since its last commit becomes a rescue. Files that no commit takes, such as very large ones,
-    are moved to `.orchestra/rescue` with all the rest; so is one that a kill left half-made, of which nobody knows what
-    lies in it. Files that git ignores go.
+    What was changed in it since its last commit becomes a rescue. Files that no commit takes, such as very large ones
+    and repositories in the place of submodules, are moved to `.orchestra/rescue` with all the rest; so is a worktree
+    that a kill left half-made, of which nobody knows what lies in it. Files that git ignores go.
 
     Args:
         git: Starts git.
@@ -52,12 +56,17 @@ async def remove_worktree(
         async with git.exclusive(tree.index):
             staged = await stage(git, tree, tree.index)
             rescue = await keep_rest(git, tree, staged.tree, commit)
-            whole = all(item.reason == "copied" for item in staged.skipped)
+            whole = all(item.reason == "copied" for item in staged.skipped) and not await has_submodules(git, tree)
     failpoint("removal-due")
     away = _away(tree, whole=whole)
     if away is not None:
         make_writable(tree.path)  # else it can't be moved
         tree.path.rename(away)
+        if keep and whole and not await _is_as_staged(git, replace(tree, path=away)):
+            whole = False  # somebody has just written there; nobody finds it any more where it is now
+            away = away.rename(rescue_directory(repo, tree.session) / slot)
+        if not whole and (tree.git_dir / "modules").is_dir():
+            (tree.git_dir / "modules").rename(away.with_name(f"{slot}.modules"))
     failpoint("worktree-away")
     await worktrees.forget(tree)
     failpoint("worktree-forgotten")
@@ -66,6 +75,25 @@ async def remove_worktree(
         with contextlib.suppress(OSError):
             away.parent.rmdir()
     return rescue
+
+
+async def has_submodules(git: GitManager, tree: Worktree) -> bool:
+    """Tell whether a submodule is checked out, by git or as a repository that an agent has cloned to its place."""
+    modules = tree.git_dir / "modules"
+    if modules.is_dir() and any(modules.iterdir()):
+        return True
+    if not (tree.path.is_dir() and tree.index.exists()):
+        return False
+    listed = (await git.run(tree, "ls-files", "--stage", "-z", index=tree.index)).stdout.split(b"\0")
+    paths = [line.split(b"\t", 1)[1] for line in listed if line.startswith(SUBMODULE.encode())]
+    return any(lstat(os.path.join(os.fsencode(tree.path), path, b".git")) for path in paths)  # noqa: PTH118 - bytes
+
+
+async def _is_as_staged(git: GitManager, tree: Worktree) -> bool:
+    """Tell whether the files are those that have just been staged."""
+    output, copied = await git.run(tree, *STATUS, index=tree.index), copied_names(tree)
+    changed = (entry for entry in read_status(output.stdout) if entry.change != "." and entry.path not in copied)
+    return not output.stderr and not any(changed)
 
 
 def _away(tree: Worktree, *, whole: bool) -> Path | None:

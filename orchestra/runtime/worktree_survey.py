@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from shlex import quote
 from typing import TYPE_CHECKING
@@ -12,10 +11,9 @@ from orchestra.runtime.cleanup_plan import Reason, WorktreePlan
 from orchestra.runtime.copies import copied_names
 from orchestra.runtime.git import Worktree
 from orchestra.runtime.processes import named
+from orchestra.runtime.removal import has_submodules
 from orchestra.runtime.repository import STATUS, read_status
 from orchestra.runtime.snapshots import moved_head
-from orchestra.runtime.staging import lstat
-from orchestra.runtime.tree_changes import SUBMODULE
 from orchestra.runtime.worktree import known_head, place_of_admin, session_of_admin, slot_of_admin, worktree_place
 
 if TYPE_CHECKING:
@@ -112,7 +110,7 @@ async def _look_into(git: GitManager, tree: Worktree, refs: Mapping[str, str], f
     head = await moved_head(git, tree)
     if head is not None:
         found.heads[f"the HEAD of {tree.path}"] = head
-    if await _has_submodules(git, tree):
+    if await has_submodules(git, tree):
         message = f"submodules are checked out in {tree.path}, and may have commits of their own"
         found.reasons.append(Reason("submodules", message, f"git -C {quote(str(tree.path))} submodule status"))
     plan = _plan(tree, refs)
@@ -128,18 +126,6 @@ async def _look_into(git: GitManager, tree: Worktree, refs: Mapping[str, str], f
             else:
                 plan = WorktreePlan(tree.slot, tree.path, commit)
     found.plans.append(plan)
-
-
-async def _has_submodules(git: GitManager, tree: Worktree) -> bool:
-    """Tell whether a submodule is checked out, by git or as a repository that an agent has cloned to its place."""
-    modules = tree.git_dir / "modules"
-    if modules.is_dir() and any(modules.iterdir()):
-        return True
-    if not (tree.path.is_dir() and tree.index.exists()):
-        return False
-    listed = (await git.run(tree, "ls-files", "--stage", "-z", index=tree.index)).stdout.split(b"\0")
-    paths = [line.split(b"\t", 1)[1] for line in listed if line.startswith(SUBMODULE.encode())]
-    return any(lstat(os.path.join(os.fsencode(tree.path), path, b".git")) for path in paths)  # noqa: PTH118 - bytes
 
 
 async def _commit_of(git: GitManager, tree: Worktree, refs: Mapping[str, str]) -> str | None:

@@ -3,151 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import shutil
-import signal
-import sqlite3
-from collections import Counter
-from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestra.errors import SessionError
 from orchestra.runtime import git_process, store
 from orchestra.runtime.applying import apply
 from orchestra.runtime.cleaning import clean, plan_cleanup, planned_report
 from orchestra.runtime.disk import disk_usage
 from orchestra.runtime.driver_lock import DriverLock
 from orchestra.runtime.store import (
-    SessionFiles,
     SessionRecord,
-    find_session,
     list_sessions,
     session_ids,
     sessions_directory,
 )
-from orchestra.testing import GitRepo, git_repo
+from orchestra.testing import git_repo
+from tests.cleanupkit import Place, add_rescue, lost, reasons
 from tests.conftest import Workshop
-from tests.gitkit import assert_sound, fingerprint, git, make_repo, write
-from tests.session_support import agent, chain, in_a_child, says, writes
+from tests.gitkit import assert_sound, git, make_repo, write
+from tests.session_support import agent, says, writes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-
-    from orchestra.runtime.cleanup_plan import Report
-
-TOOLS = ["repo:write-file", "lib:write-file"]
-
-
-@dataclass
-class Place:
-    """A project with two repositories, and sessions in it."""
-
-    workshop: Workshop
-    lib: GitRepo
-
-    @property
-    def root(self) -> Path:
-        return self.workshop.repo.path
-
-    @property
-    def only(self) -> str:
-        """The one session that there is."""
-        (session,) = session_ids(self.root)
-        return session
-
-    @property
-    def tops(self) -> tuple[Path, Path]:
-        return self.root, self.lib.path
-
-    async def session(self, *replies: dict[str, Any], script: dict[str, Any] | None = None, **more: Any) -> str:
-        """Run a session of one agent, or of several."""
-        pipeline = {
-            "name": "work",
-            "workspace": {"repos": {"repo": {"path": "../app"}, "lib": {"path": "../lib"}}},
-            "agents": {"worker": agent(tools=TOOLS)},
-            "graph": chain("worker"),
-            **more,
-        }
-        path = self.workshop.pipeline(pipeline, script=script or {"worker": [list(replies)]})
-        return (await self.workshop.run(path)).record.session_id
-
-    async def completed(self) -> str:
-        """A session that has written into both repositories."""
-        return await self.session(
-            writes("new.txt", "app\n", name="repo:write-file"),
-            writes("new.txt", "lib\n", name="lib:write-file"),
-            says("ok"),
-        )
-
-    async def failed(self) -> str:
-        """A session whose second agent has written into one repository, and then failed."""
-        script = {
-            "worker": [[writes("new.txt", "app\n", name="repo:write-file"), says("ok")]],
-            "second": [[writes("half.txt", "half\n", name="repo:write-file"), {"error": "auth"}]],
-        }
-        return await self.session(
-            script=script,
-            agents={"worker": agent(tools=TOOLS), "second": agent(tools=TOOLS)},
-            graph=chain("worker", "second"),
-            limits={"max_failures_per_session": 1},
-        )
-
-    def branch(self, session: str) -> str:
-        return f"orchestra/work/{session}"
-
-    def files(self, session: str) -> SessionFiles:
-        return find_session(self.root, session)
-
-    def worktree(self, session: str, slot: str = "_session") -> Path:
-        return self.root / ".orchestra" / "worktrees" / session / slot
-
-    def refs(self, *prefixes: str) -> list[str]:
-        """Return the references of both repositories."""
-        patterns = prefixes or ("refs/orchestra", "refs/heads/orchestra")
-        return [
-            line
-            for repo in (self.workshop.repo, self.lib)
-            for line in repo.git("for-each-ref", "--format=%(refname)", *patterns).splitlines()
-        ]
-
-    def user_side(self) -> dict[str, str]:
-        """Return the fingerprint of all that is the user's."""
-        return {
-            path: mark
-            for top in self.tops
-            for path, mark in fingerprint(top).items()
-            if "/refs/heads/orchestra" not in path and "/logs/" not in path and not path.endswith("/.git")
-        }
-
-    def leftovers(self) -> list[str]:
-        """Return what is left under `.orchestra` of the repositories, and what git knows of worktrees."""
-        found = [
-            str(path.relative_to(top))
-            for top in self.tops
-            for name in ("worktrees", "rescue", "trash")
-            for path in (top / ".orchestra" / name).glob("*")
-        ]
-        return found + [str(path) for top in self.tops for path in (top / ".git" / "worktrees").glob("*")]
-
-    def change(self, session: str, sql: str, *values: Any) -> None:
-        with closing(sqlite3.connect(self.files(session).database)) as connection:
-            connection.execute(sql, values)
-            connection.commit()
-
-    async def clean(self, *sessions: str, **how: Any) -> Report:
-        """Clean up; the plan is checked to be what is done."""
-        plan = await plan_cleanup(self.root, sessions=sessions or None, **how)
-        return await clean(self.root, plan)
-
-    def assert_nothing_left(self, *branches: str) -> None:
-        assert session_ids(self.root) == []
-        assert self.refs() == [f"refs/heads/{branch}" for branch in branches]
-        assert self.leftovers() == []
 
 
 @pytest.fixture(scope="module")
@@ -175,14 +59,6 @@ def place(workshop: Workshop, tmp_path: Path) -> Place:
 def fingerprint_of(directory: Path) -> dict[str, bytes]:
     """Return every file below a directory, whatever made it."""
     return {str(path): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
-
-
-def reasons(report: Report) -> list[tuple[str | None, str]]:
-    return [(reason.repo, reason.code) for session in report.kept for reason in session.reasons]
-
-
-def lost(report: Report) -> list[tuple[str | None, str]]:
-    return [(reason.repo, reason.code) for session in report.removed for reason in session.discarded]
 
 
 async def test_an_unmerged_branch_stays_and_all_else_of_the_session_goes(place: Place) -> None:
@@ -394,12 +270,6 @@ def _own_commit(place: Place, session: str) -> None:
     git(tree, "commit", "-qm", "mine")
 
 
-def _rescue(place: Place, session: str) -> None:
-    tree = place.workshop.repo.git("rev-parse", f"{place.branch(session)}^{{tree}}:docs")
-    commit = place.workshop.repo.git("commit-tree", tree, "-p", place.branch(session), "-m", "kept")
-    place.workshop.repo.git("update-ref", f"refs/orchestra/{session}/rescue/1-_session", commit)
-
-
 def _link(place: Place, session: str) -> None:
     directory = place.worktree(session).parent
     directory.rename(place.root / "elsewhere")
@@ -436,7 +306,7 @@ CHANGES = {
     ),
     "a rescue": Change(
         "unmerged",
-        _rescue,
+        add_rescue,
         lambda place, session: place.workshop.repo.git(
             "update-ref", "-d", f"refs/orchestra/{session}/rescue/1-_session"
         ),
@@ -468,20 +338,36 @@ CHANGES = {
 }
 
 
+TOGETHER = (
+    ("a new file", "a rescue", "files that stood in the way", "a submodule with commits", "a note of the user's"),
+    ("a changed file", "a commit of the agent's own"),
+    ("a half-made worktree",),
+    ("a link in place of the root",),
+    ("a worktree that was moved",),
+)
+"""Changes that are made at the same time, each with a reason of its own."""
+
+
 async def test_whatever_is_in_no_commit_keeps_the_session(lasting: Place) -> None:
     place, session = lasting, lasting.only
     before = place.user_side()
-    for name, change in CHANGES.items():
-        change.do(place, session)
+    assert sorted(itertools.chain(*TOGETHER)) == sorted(CHANGES)
+    for names in TOGETHER:
+        changes = [CHANGES[name] for name in names]
+        for change in changes:
+            change.do(place, session)
         try:
+            wanted, final = {change.code for change in changes}, any(change.final for change in changes)
+            assert len(wanted) == len(names)
             plan = await plan_cleanup(place.root, sessions=[session])
-            assert change.code in [reason.code for reason in plan.sessions[0].reasons], name
+            assert {reason.code for reason in plan.sessions[0].reasons} == wanted, names
             plan = await plan_cleanup(place.root, sessions=[session], discard=True)
-            shown = plan.sessions[0].reasons if change.final else plan.sessions[0].discarded
-            assert change.code in [reason.code for reason in shown], name
-            assert change.final or not plan.sessions[0].reasons, name
+            shown = plan.sessions[0].reasons if final else plan.sessions[0].discarded
+            assert wanted <= {reason.code for reason in shown}, names
+            assert final or not plan.sessions[0].reasons, names
         finally:
-            change.undo(place, session)
+            for change in reversed(changes):
+                change.undo(place, session)
     plan = await plan_cleanup(place.root, sessions=[session])
     assert plan.sessions[0].reasons == ()
     assert place.user_side() == before
@@ -687,93 +573,3 @@ def test_the_command_says_what_it_does_and_why_not(place: Place) -> None:
     place.assert_nothing_left()
     wrong = place.workshop.cli("cleanup", "--older-than", "2 moons")
     assert (wrong.returncode, "error[bad-option]" in wrong.stderr) == (2, True)
-
-
-class Kept:
-    """A place as it was, to go back to: with links and times, at the same path."""
-
-    def __init__(self, place: Place) -> None:
-        self._top = place.root.parent
-        self._copy = self._top.with_name(f"{self._top.name}-kept")
-        shutil.copytree(self._top, self._copy, symlinks=True)
-
-    def restore(self) -> None:
-        for path in self._copy.iterdir():
-            target = self._top / path.name
-            shutil.rmtree(target)
-            shutil.copytree(path, target, symlinks=True)
-
-
-def points(place: Place, session: str, *, discard: bool) -> list[str]:
-    """Return the failpoints that a cleanup passes, each at its first pass, or at its last one when all is discarded."""
-    trace = place.root.parent.with_name("trace")
-    trace.unlink(missing_ok=True)
-    os.environ["ORCHESTRA_FAILPOINT_TRACE"] = str(trace)
-    try:
-        assert kill(place, session, None, discard=discard) == 0
-    finally:
-        del os.environ["ORCHESTRA_FAILPOINT_TRACE"]
-    passed = Counter(trace.read_text().split())
-    del passed["merge-prepared"]  # of looking
-    return [f"{name}:{count if discard else 1}" for name, count in passed.items()]
-
-
-def kill(place: Place, session: str, point: str | None, *, discard: bool) -> int:
-    return in_a_child(lambda: asyncio.run(place.clean(session, discard=discard)), failpoint=point)
-
-
-async def test_a_killed_cleanup_is_finished_by_the_next_and_loses_no_branch(place: Place) -> None:
-    session = await place.completed()
-    place.lib.git("merge", "-q", "--squash", place.branch(session))
-    place.lib.git("commit", "-qm", "squashed")
-    tip = place.workshop.repo.git("rev-parse", place.branch(session))
-    before, kept = place.user_side(), Kept(place)
-    found = points(place, session, discard=False)
-    assert len(found) >= 9
-    for point in found:
-        kept.restore()
-        assert kill(place, session, point, discard=False) == -signal.SIGKILL, point
-        assert place.workshop.repo.git("rev-parse", place.branch(session)) == tip, point
-        assert (await place.clean()).kept == (), point  # whatever its age: it was begun
-        place.assert_nothing_left(place.branch(session))
-        assert place.user_side() == before, point
-    for top in place.tops:
-        assert_sound(top)
-
-
-async def test_a_killed_discard_is_finished_by_the_next_and_never_by_one_without_it(place: Place) -> None:
-    session = await place.failed()
-    _rescue(place, session)
-    write(place.root / ".orchestra" / "rescue" / session, {"a.txt": "x"})
-    (place.worktree(session) / "late.txt").write_text("late\n")
-    before, kept = place.user_side(), Kept(place)
-    for point in points(place, session, discard=True):
-        kept.restore()
-        assert kill(place, session, point, discard=True) == -signal.SIGKILL, point
-        left = place.refs("refs/orchestra")
-        if point in ("cleanup-begun:1", "cleanup-references-due:1"):
-            assert (await place.clean()).kept, point
-            assert place.refs("refs/orchestra") == left, point
-        assert (await place.clean(discard=True)).kept == (), point
-        place.assert_nothing_left()
-        assert place.user_side() == before, point
-    for top in place.tops:
-        assert_sound(top)
-
-
-async def test_a_session_is_resumed_after_a_killed_cleanup_as_long_as_all_commits_are_there(place: Place) -> None:
-    session = await place.failed()
-    assert kill(place, session, "worktree-forgotten", discard=True) == -signal.SIGKILL
-    assert not place.worktree(session).exists()
-    assert (await place.workshop.resume(session)).record.status == "failed"
-    assert (place.worktree(session) / "half.txt").read_text() == "half\n"
-    assert (await place.clean()).sessions == ()  # it is one like others again
-    assert kill(place, session, "cleanup-references-gone", discard=True) == -signal.SIGKILL
-    with pytest.raises(SessionError) as refused:
-        await place.workshop.resume(session)
-    assert refused.value.code == "cleanup-begun"
-    with pytest.raises(SessionError) as refused:
-        await apply(place.files(session))
-    assert refused.value.code == "cleanup-begun"
-    await place.clean(session, discard=True)
-    place.assert_nothing_left()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestra.errors import SessionBusyError
+from orchestra.errors import SessionBusyError, SessionError
 from orchestra.runtime.driver_lock import DriverLock, is_driven
 from orchestra.runtime.store import SessionFiles, find_session, session_ids
 from tests.processes import exit_code, fork, until
@@ -195,3 +195,18 @@ def test_a_new_driver_may_follow_at_once_on_the_one_before(tmp_path: Path) -> No
         asyncio.run(_take_and_release(files))
         with suppress(ProcessLookupError):
             child.wait()
+
+
+async def test_who_waits_for_a_session_that_is_being_removed_is_told_that_it_is_gone(tmp_path: Path) -> None:
+    files = SessionFiles(tmp_path / "abcdefgh")
+    files.directory.mkdir()
+    cleanup = DriverLock(files)
+    cleanup.acquire()
+    waiting = asyncio.ensure_future(DriverLock(files).acquire_after_orphans(5))
+    await asyncio.sleep(0)  # it has found the session locked
+    files.directory.rename(tmp_path / "trash")
+    cleanup.release()
+
+    with pytest.raises(SessionError, match="is not there any more") as gone:
+        await waiting
+    assert (gone.value.code, gone.value.exit_code) == ("session-removed", 2)
