@@ -278,6 +278,22 @@ def test_what_is_no_commit_of_a_session_is_refused(past: Past, typed: str, code:
     assert (caught.value.code, caught.value.exit_code) == (code, 2)
 
 
+@pytest.mark.parametrize("kind", ["checkpoint", "condition_chose", "conflict", "turn_committed"])
+def test_an_event_that_makes_no_sense_is_an_error_of_its_session_and_hides_no_other(own: Past, kind: str) -> None:
+    row = own.ended("critic", 1)
+    files = fork(own.root, own.files, "0ther", row, seq=0)
+    with closing(sqlite3.connect(files.database)) as connection:
+        connection.execute("UPDATE events SET payload = '{}' WHERE type = ?", (kind,))
+        connection.commit()
+
+    with pytest.raises(SessionError) as caught:
+        read_history(files, own.root)
+    assert caught.value.code == "database-unreadable"
+    assert Said("diff", "0ther", own.session, cwd=own.root).code == 1
+    commit = own.ended("planner", 1)["repos"]["app"]
+    assert own.session in log(own.root, "--commit", commit)
+
+
 @pytest.mark.parametrize(
     "two", [["--commit", "abcd", "--events"], ["--commit", "abcd", "--all"], ["--events", "--all"]]
 )
