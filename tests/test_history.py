@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import subprocess
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from orchestra.runtime.naming import short_id
 from orchestra.runtime.store import find_session, read_checkpoints
 from orchestra.runtime.tracing import trace
 from tests.commandkit import Said
+from tests.conftest import COMMAND
 from tests.pastkit import HOSTILE, Past, change, fork
 
 if TYPE_CHECKING:
@@ -188,6 +190,28 @@ def test_a_turn_that_has_not_ended_is_shown_with_what_it_has_changed_so_far(own:
     start = lines.index("○ lead (turn 2) has not ended")
     end = [r"■ failed: no\x1b", "    orchestra resume f0rk"]
     assert lines[start + 1 :] == [f"    web {row['repos']['web'][:10]}", "      notes.md  +1 -0", *end]
+    with closing(sqlite3.connect(find_session(own.root, "f0rk").database)) as connection:
+        connection.execute(
+            "INSERT INTO events (time, node, turn, type, payload) VALUES ('2026', 'lead', 2, 'turn_ended', '{}')"
+        )
+        connection.commit()
+    assert "○ lead (turn 2) is done, and waits for those beside it" in log(own.root, "f0rk")
+
+
+def test_a_reader_that_goes_early_is_no_failed_session(own: Past) -> None:
+    with closing(sqlite3.connect(own.files.database)) as connection:
+        row = ("", "note", json.dumps({"text": "x" * 300}))
+        connection.executemany("INSERT INTO events (time, type, payload) VALUES (?, ?, ?)", [row] * 3_000)
+        connection.commit()
+
+    command = [str(COMMAND), "log", own.session, "--events"]
+    with subprocess.Popen(command, cwd=own.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
 
 
 def test_the_end_says_why_a_session_stopped_and_what_to_type_and_a_turn_how_often_it_was_tried(own: Past) -> None:
@@ -276,6 +300,22 @@ def test_what_is_no_commit_of_a_session_is_refused(past: Past, typed: str, code:
     with pytest.raises(OrchestraError) as caught:
         trace(past.root, typed)
     assert (caught.value.code, caught.value.exit_code) == (code, 2)
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "condition_chose", "conflict", "turn_committed"])
+def test_an_event_that_makes_no_sense_is_an_error_of_its_session_and_hides_no_other(own: Past, kind: str) -> None:
+    row = own.ended("critic", 1)
+    files = fork(own.root, own.files, "0ther", row, seq=0)
+    with closing(sqlite3.connect(files.database)) as connection:
+        connection.execute("UPDATE events SET payload = '{}' WHERE type = ?", (kind,))
+        connection.commit()
+
+    with pytest.raises(SessionError) as caught:
+        read_history(files, own.root)
+    assert caught.value.code == "database-unreadable"
+    assert Said("diff", "0ther", own.session, cwd=own.root).code == 1
+    commit = own.ended("planner", 1)["repos"]["app"]
+    assert own.session in log(own.root, "--commit", commit)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,10 @@ from orchestra.runtime.store import (
 from tests.session_support import agent, chain, says
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.conftest import Workshop
+    from tests.pastkit import Past
 
 
 async def session(workshop: Workshop) -> SessionFiles:
@@ -42,9 +46,12 @@ def damage(files: SessionFiles, statement: str) -> None:
     [
         "UPDATE sessions SET status = 'exploded'",
         "UPDATE sessions SET usage = '{\"input_tokens\"'",
+        "UPDATE sessions SET usage = json_set(usage, '$.input_tokens', 'x')",
         "UPDATE sessions SET settings = '[]'",
         "UPDATE sessions SET settings = '{\"directory\": 3}'",
         'UPDATE sessions SET workspace = \'{"repo": "path"}\'',
+        "UPDATE sessions SET settings = json_set(settings, '$.forked_from', 'x')",
+        "UPDATE sessions SET workspace = json_set(workspace, '$.repo', 5)",
         "UPDATE sessions SET error = '" + "[" * 100_000 + "'",
         "UPDATE sessions SET created_at = x'ff00'",
         "UPDATE sessions SET pipeline = CAST(x'ff' AS TEXT)",
@@ -76,6 +83,33 @@ async def test_damaged_rows_of_the_log_are_said_to_be_unreadable(workshop: Works
         with pytest.raises(SessionError) as caught:
             read(files)
         assert caught.value.code == "database-unreadable"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("repos", "[]"),
+        ("changed", '["elsewhere"]'),
+        ("ended", "[{}]"),
+        ("ended", '[{"agent": "one", "turn": "x"}]'),
+        ("next", "5"),
+        ("agent", "{}"),
+        ("created_at", "5"),
+    ],
+)
+async def test_a_checkpoint_of_another_shape_is_an_error_of_its_session(
+    past: Past, tmp_path: Path, field: str, value: str
+) -> None:
+    files = SessionFiles(tmp_path)
+    shutil.copy(past.files.database, files.database)
+    with closing(sqlite3.connect(files.database)) as connection:
+        statement = "UPDATE checkpoints SET metadata = json_set(CAST(metadata AS TEXT), ?, json(?))"
+        connection.execute(statement, (f"$.orchestra.{field}", value))
+        connection.commit()
+
+    with pytest.raises(SessionError) as caught:
+        read_checkpoints(files)
+    assert caught.value.code == "database-unreadable"
 
 
 async def test_a_database_that_can_not_be_read_is_closed_again(

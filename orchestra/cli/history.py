@@ -54,7 +54,8 @@ class _Page:
         if history.left_after == len(history.entries):
             yield from self._origin()
         for turn in history.unfinished:
-            yield self._styles.bold(f"○ {escape(f'{turn.agent} (turn {turn.turn})')} has not ended")
+            how = "is done, and waits for those beside it" if turn.facts.get("ended_at") else "has not ended"
+            yield self._styles.bold(f"○ {escape(f'{turn.agent} (turn {turn.turn})')} {how}")
             yield from self._turn(turn, folded=0, indent="    ")
         yield from self._end()
 

@@ -99,7 +99,7 @@ def _run() -> int:
     try:
         app()
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
+        return _code(end)
     except OrchestraError as error:
         if os.environ.get("ORCHESTRA_DEBUG"):
             raise
@@ -123,6 +123,12 @@ def _run() -> int:
         report_bug(error)
         return 1
     return 0
+
+
+def _code(end: SystemExit) -> int:
+    if isinstance(end.__context__, BrokenPipeError):  # Click makes it 1, which says that a session failed
+        return _BROKEN_PIPE
+    return end.code if isinstance(end.code, int) else int(end.code is not None)
 
 
 def _flush(code: int) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orchestra.errors import SessionError
+from orchestra.runtime.damage import damage_told
 from orchestra.runtime.spans import copied_rows, is_inside, spans_of, turn_changes
 from orchestra.runtime.store import list_sessions, read_events, read_numbered, read_session, read_turns
 
@@ -150,16 +151,21 @@ def decision_of(kind: str, payload: Mapping[str, Any]) -> str | None:
 
 
 def _read_events(files: SessionFiles, rows: Sequence[Row]) -> _Events:
+    with damage_told(files):
+        return _gather(read_events(files, _TYPES), rows)
+
+
+def _gather(events: Iterable[Mapping[str, Any]], rows: Sequence[Row]) -> _Events:
     found = _Events()
     between = {(row["checkpoint_id"], row["checkpoint_ns"]) for row in rows if not is_inside(row)}
     pending: list[Mapping[str, Any]] = []
-    for event in read_events(files, _TYPES):
+    for event in events:
         kind, payload, turn = event["type"], event["payload"], (event["node"], event["turn"])
         if kind == "turn_committed":
             found.commits.setdefault(turn, {})[str(payload["repo"])] = str(payload["commit"])
         elif kind in {"merged", "conflict"}:
             if payload not in pending:  # after a crash it is made once more
-                pending.append(payload)
+                pending.append(_whole(payload, ("agents", "paths") if kind == "conflict" else ("from", "commit")))
         elif kind == "checkpoint":
             key = (payload["id"], payload.get("namespace", ""))
             if pending and key in between:
@@ -170,6 +176,14 @@ def _read_events(files: SessionFiles, rows: Sequence[Row]) -> _Events:
         elif said := decision_of(kind, payload):
             found.decisions.setdefault(turn, {})[said] = None
     return found
+
+
+def _whole(payload: Mapping[str, Any], keys: Iterable[str]) -> Mapping[str, Any]:
+    """Return what an event says of a merge, where all of it is there."""
+    paths = dict(payload.get("paths", ()))  # pairs of a path and the kind of its conflict
+    if not payload.keys() >= {"repo", *keys} or not all(isinstance(path, str) for path in paths):
+        raise LookupError("an event of a merge lacks something")
+    return payload
 
 
 def _turn(span: Span, rows: Sequence[Row], events: _Events, facts: Mapping[tuple[str, int], Mapping[str, Any]]) -> Turn:

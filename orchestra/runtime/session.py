@@ -24,7 +24,7 @@ from orchestra.runtime.removal_mark import refuse_half_removed, unmark
 from orchestra.runtime.replaying import forked, lay_out, session_worktrees
 from orchestra.runtime.session_row import SessionRow
 from orchestra.runtime.snapshots import remove_scratch
-from orchestra.runtime.store import SessionFiles, SessionRecord, Status, now, read_session, refuse_copy
+from orchestra.runtime.store import NOTHING_SPENT, SessionFiles, SessionRecord, Status, now, read_session, refuse_copy
 from orchestra.runtime.workspace import Workspace, open_repositories
 from orchestra.runtime.worktree import WorktreeManager
 
@@ -159,7 +159,7 @@ class SessionManager:
                 "imports": str(pipeline.document.path.parent),
                 "notices": [notice.event for notice in (*notices, *started, *copied)],
             },
-            usage={"input_tokens": 0, "output_tokens": 0, "model_calls": 0, "cost_usd": 0.0},
+            usage=dict(NOTHING_SPENT),
             files=files,
         )
         await create_database(record)

@@ -13,13 +13,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from importlib import resources
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestra.errors import SessionError, did_you_mean
+from orchestra.runtime.damage import check_checkpoint, check_session, damage_told, json_object, text
 from orchestra.runtime.driver_lock import is_driven
-from orchestra.runtime.machine import database_error, is_full
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -31,6 +30,9 @@ READ_TIMEOUT = 5.0
 """Seconds that a reader waits for a program that keeps the database to itself."""
 
 STATE_DIRECTORY = ".orchestra"
+
+NOTHING_SPENT = {"input_tokens": 0, "output_tokens": 0, "model_calls": 0, "cost_usd": 0.0}
+"""The `usage` of a session before its first model call."""
 
 
 class Status(StrEnum):
@@ -138,8 +140,7 @@ class SessionRecord:
     @property
     def forked_from(self) -> dict[str, Any] | None:
         """Where the session left another one: `{session_id, checkpoint_id, seq}`; None: it is no fork."""
-        left = self.settings.get("forked_from")
-        return left if isinstance(left, dict) else None
+        return self.settings.get("forked_from")
 
     def summary(self) -> dict[str, Any]:
         """Return the JSON of `orchestra status --json` (DESIGN §8)."""
@@ -215,7 +216,7 @@ def open_readonly(files: SessionFiles, *, lasting: bool = False) -> Iterator[sql
     Raises:
         SessionError: It can't be read, what is read makes no sense, or a newer Orchestra wrote it.
     """
-    try:
+    with damage_told(files):
         unchanging = not lasting and _is_at_rest(files)
         uri = f"{files.database.absolute().as_uri()}?mode=ro{'&immutable=1' if unchanging else ''}"
         with closing(sqlite3.connect(uri, uri=True, timeout=READ_TIMEOUT)) as connection:
@@ -229,21 +230,6 @@ def open_readonly(files: SessionFiles, *, lasting: bool = False) -> Iterator[sql
                     hint="upgrade: `uv tool upgrade orchestra-agents`",
                 )
             yield connection
-    except sqlite3.OperationalError as error:
-        if "locked" in str(error) or is_full(files.directory):
-            raise database_error(files.database, error) from None
-        raise _unreadable(files, error) from None
-    except (sqlite3.Error, ValueError, TypeError, LookupError, RecursionError) as error:
-        # Other than SQLite's own are of damaged rows: no JSON, an unknown status, a field that is not there.
-        raise _unreadable(files, error) from None
-
-
-def _unreadable(files: SessionFiles, error: Exception) -> SessionError:
-    return SessionError(
-        f"the session's database {files.database} can't be read: {str(error) or type(error).__name__}",
-        code="database-unreadable",
-        hint="run `orchestra doctor`; the session branch in your repository is not affected",
-    )
 
 
 def _is_at_rest(files: SessionFiles) -> bool:
@@ -280,39 +266,23 @@ def read_session(files: SessionFiles, *, mine: bool = False) -> SessionRecord:
                 status = Status.CANCELLED
             elif status in (Status.CREATED, Status.RUNNING):
                 status = Status.INTERRUPTED
-        record = SessionRecord(
-            session_id=_text(row, "session_id"),
-            pipeline=_text(row, "pipeline"),
+        workspace, settings, usage = (json_object(row, name) for name in ("workspace", "settings", "usage"))
+        check_session(workspace, settings, usage)
+        return SessionRecord(
+            session_id=text(row, "session_id"),
+            pipeline=text(row, "pipeline"),
             status=status,
-            created_at=_text(row, "created_at"),
-            updated_at=_text(row, "updated_at"),
-            inputs=_object(row, "inputs"),
-            workspace=_object(row, "workspace"),
-            settings=_object(row, "settings"),
-            usage=_object(row, "usage"),
-            waiting_for=_object(row, "waiting_for") if row["waiting_for"] and status not in ENDED else None,
-            error=_object(row, "error") if row["error"] else None,
+            created_at=text(row, "created_at"),
+            updated_at=text(row, "updated_at"),
+            inputs=json_object(row, "inputs"),
+            workspace=workspace,
+            settings=settings,
+            usage=NOTHING_SPENT | usage,
+            waiting_for=json_object(row, "waiting_for") if row["waiting_for"] and status not in ENDED else None,
+            error=json_object(row, "error") if row["error"] else None,
             checkpoints=count,
             files=files,
         )
-        places = [(entry["path"], entry.get("base", "")) for entry in record.workspace.values()]
-        if not all(isinstance(text, str) for text in (record.settings.get("directory", ""), *chain(*places))):
-            raise TypeError("what should be a path or a commit is no text")
-        return record
-
-
-def _text(row: sqlite3.Row, column: str) -> str:
-    value = row[column]
-    if not isinstance(value, str):
-        raise TypeError(f"`{column}` is no text")
-    return value
-
-
-def _object(row: sqlite3.Row, column: str) -> dict[str, Any]:
-    value = json.loads(_text(row, column))
-    if not isinstance(value, dict):
-        raise TypeError(f"`{column}` is no JSON object")
-    return value
 
 
 def refuse_copy(files: SessionFiles, record: SessionRecord, command: str) -> None:
@@ -370,6 +340,7 @@ def _checkpoint(row: sqlite3.Row) -> tuple[int, dict[str, Any]]:
     """Return a checkpoint's place in the order of the session, and what the log shows of it."""
     metadata = json.loads(row["metadata"])
     shown = metadata["orchestra"]
+    check_checkpoint(shown)
     return int(shown["seq"]), {
         "checkpoint_id": row["checkpoint_id"],
         "checkpoint_ns": row["checkpoint_ns"],

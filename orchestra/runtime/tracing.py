@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestra.errors import PipelineError, SessionError
+from orchestra.runtime.damage import damage_told
 from orchestra.runtime.spans import copied_rows
 from orchestra.runtime.store import (
     SessionFiles,
@@ -89,8 +90,9 @@ def _place(row: Mapping[str, Any]) -> tuple[str, str]:
 def _in_session(files: SessionFiles, wanted: str) -> list[Trace]:
     rows = read_checkpoints(files)
     named = [_new_in(rows, place, wanted) for place in range(len(rows))]
-    for place, commits in _made(files, rows, wanted):
-        named[place] = commits | named[place]
+    with damage_told(files):
+        for place, commits in _made(files, rows, wanted):
+            named[place] = commits | named[place]
     return [
         Trace(session_id=files.session_id, row=row, commits=commits)
         for row, commits in zip(rows, named, strict=True)
