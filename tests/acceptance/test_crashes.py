@@ -174,8 +174,14 @@ USERS_GIT: dict[str, list[tuple[str, ...]]] = {
 
 
 @pytest.mark.xdist_group("round-0")
-@pytest.mark.parametrize("what", USERS_GIT)
-@pytest.mark.parametrize("kill", [LEFT_OPEN, Kill("turn-committed", 2)], ids=str)
+@pytest.mark.parametrize(
+    ("kill", "what"),
+    [
+        *((LEFT_OPEN, what) for what in USERS_GIT),
+        *((Kill("turn-committed", 2), what) for what in ("collects garbage", "commits", "cleans the worktrees")),
+    ],
+    ids=str,
+)
 def test_what_the_user_does_with_git_between_kill_and_resume_loses_nothing(
     bench: Bench, tmp_path: Path, kill: Kill, what: str
 ) -> None:

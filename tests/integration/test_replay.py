@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import signal
 import sqlite3
@@ -30,7 +31,7 @@ from orchestra.runtime.store import (
 )
 from orchestra.testing import GitRepo, ScriptedPerson, git_repo
 from tests.conftest import Workshop
-from tests.gitkit import assert_sound, fingerprint, git
+from tests.gitkit import assert_sound, files_of, fingerprint, git
 from tests.session_support import agent, chain, in_a_child, says, writes
 
 if TYPE_CHECKING:
@@ -159,6 +160,20 @@ def files_in(top: Path) -> dict[str, str]:
     return {path.relative_to(top).as_posix(): path.read_text() for path in paths}
 
 
+def blobs_at(top: Path, revision: str) -> dict[str, str]:
+    return {name: about.split()[2] for name, about in files_of(top, revision).items()}
+
+
+def blobs_in(top: Path) -> dict[str, str]:
+    """Return path → git's name of the content, of each file in a worktree."""
+    paths = [path for path in top.rglob("*") if path.is_file() and path.name != ".git"]
+    contents = {path.relative_to(top).as_posix(): path.read_bytes() for path in paths}
+    return {
+        name: hashlib.sha1(b"blob %d\0%s" % (len(content), content), usedforsecurity=False).hexdigest()
+        for name, content in contents.items()
+    }
+
+
 def pinned(top: Path) -> str:
     return git(top, "for-each-ref", "refs/orchestra", "refs/heads")
 
@@ -200,8 +215,8 @@ async def test_a_fork_of_any_checkpoint_has_its_state_and_its_files_and_runs_on_
         assert rows == forks.rows[: number + 1], "its history is the source's up to there"
         assert state_at(session) == state_at(forks.files, row)
         for name, repo in forks.repos.items():
-            assert files_in(Path(stands.worktrees[name])) == files_at(repo.path, row["repos"][name])
-        if number % 4 == 0:
+            assert blobs_in(Path(stands.worktrees[name])) == blobs_at(repo.path, row["repos"][name])
+        if number % 7 == 0:
             result = await forks.manager().resume(session)
             assert_ended_well(forks, result)
             assert result.record.usage["model_calls"] <= 15
@@ -632,15 +647,9 @@ def test_the_command_says_what_it_made_and_what_to_type_next(counted: Forks) -> 
     assert list(goes_on)[-2:] == ["forked_from", "worktrees"]
     assert goes_on["status"] == "completed"
     assert goes_on["forked_from"]["session_id"] == counted.session
-    for args, said in (
-        (["--before", "closr"], "did you mean 'closer'?"),
-        ([], "give `--checkpoint ID`"),
-        (["--step", "1", "--set", "limit", "--model", "closer"], "is not PATH=VALUE"),
-        (["--step", "1", "--pipeline", "none.yaml"], "none.yaml"),
-    ):
-        refused = workshop.cli("replay", counted.session, *args)
-        assert (refused.returncode, refused.stdout) == (2, ""), refused.stderr
-        assert said in refused.stderr
+    refused = workshop.cli("replay", counted.session, "--step", "1", "--set", "limit", "--model", "closer")
+    assert (refused.returncode, refused.stdout) == (2, ""), refused.stderr
+    assert "is not PATH=VALUE" in refused.stderr
 
 
 async def test_a_repository_that_is_gone_and_a_newer_session_are_named(tmp_path: Path) -> None:

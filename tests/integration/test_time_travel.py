@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
 WALKS = int(os.environ.get("ORCHESTRA_WALKS", "2"))
-STEPS = 14
+STEPS = 10
 NAMES = ("app", "lib")
 PIPELINE = {
     "name": "walk",
