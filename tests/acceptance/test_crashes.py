@@ -78,7 +78,7 @@ TRIED: dict[str, list[tuple[str, int]]] = {
     "ending": [("merge-made", 1), ("merge-pinned", 2), ("checkpoint-written", 2), ("one-branch-moved", 2)],
 }
 """Scenario → failpoint → at how many of its passes the session is killed: each where it matters most."""
-AT_RANDOM = {"round": 1, "branches": 1, "meeting": 1, "person": 1, "ending": 1, "chat": 1}
+AT_RANDOM = {"round": 1, "chat": 1}
 """Scenario → trials with up to five kills at random instants."""
 
 

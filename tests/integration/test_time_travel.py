@@ -31,7 +31,7 @@ from tests.session_support import agent, in_a_child, says
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-WALKS = int(os.environ.get("ORCHESTRA_WALKS", "2"))
+WALKS = int(os.environ.get("ORCHESTRA_WALKS", "1"))
 STEPS = 10
 NAMES = ("app", "lib")
 PIPELINE = {
