@@ -15,7 +15,7 @@ from orchestra.runtime.session import SessionManager
 from orchestra.runtime.store import read_checkpoints, read_events, session_ids
 from orchestra.testing import git_repo
 from tests.conftest import Workshop
-from tests.integration.test_replay import Forks, Knows, state_at, turns
+from tests.forkkit import Forks, Knows, state_at, turns
 from tests.session_support import agent, says
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def session(base: Path, content: dict[str, Any], script: dict[str, Any], **setti
     path = workshop.pipeline(content, script=script, files=FILES)
     result = asyncio.run(workshop.run(path, **settings))
     assert result.record.status == "completed", result.record.error
-    return Forks(workshop, {"repo": repo}, result.record.session_id)
+    return Forks(workshop, result.record.session_id, {"repo": repo})
 
 
 @pytest.fixture(scope="module")

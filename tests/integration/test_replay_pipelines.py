@@ -14,18 +14,20 @@ import pytest
 from orchestra.errors import OrchestraError, PipelineError
 from orchestra.runtime.replaying import Changes
 from orchestra.runtime.store import SessionFiles, session_ids
-from orchestra.testing import git_repo
 from tests.conftest import Workshop
-from tests.gitkit import git
-from tests.integration.test_replay import (
-    ANSWERS,
+from tests.forkkit import (
+    REPOS,
     RICH,
     SCRIPT,
     Forks,
-    Knows,
+    counted_session,
     pinned,
+    rich_session,
+    state_at,
+    turns,
     workshop_at,
 )
+from tests.gitkit import git
 from tests.session_support import agent, chain, in_a_child, says, writes
 
 if TYPE_CHECKING:
@@ -35,15 +37,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def rich(tmp_path_factory: pytest.TempPathFactory) -> Forks:
-    """The session with a conflict, a conversation and a loop, at its end."""
-    base = tmp_path_factory.mktemp("rich")
-    repos = {name: git_repo(base / name, {"README.md": f"{name}\n"}) for name in ("back", "front")}
-    (base / "home").mkdir()
-    (base / "pipelines").mkdir()
-    workshop = Workshop(repos["back"], base / "pipelines", base / "home")
-    result = asyncio.run(workshop.run(workshop.pipeline(RICH, script=SCRIPT), channels=[Knows(ANSWERS)]))
-    assert result.record.status == "completed"
-    return Forks(workshop, repos, result.record.session_id)
+    """A session with a conflict, a conversation and a loop, at its end."""
+    return rich_session(tmp_path_factory.mktemp("rich"))
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory: pytest.TempPathFactory) -> Forks:
+    """A session that has counted once."""
+    return counted_session(tmp_path_factory.mktemp("counted"))
 
 
 def talker_alone(content: dict[str, Any]) -> None:
@@ -124,7 +125,7 @@ async def test_a_bare_repository_gets_no_writer_and_unmerged_work_keeps_its_agen
     result = await workshop.run(workshop.pipeline(content, script=script))
     assert result.record.error is not None
     assert result.record.error["code"] == "merge-conflict"
-    forks = Forks(workshop, {"app": workshop.repo}, result.record.session_id)
+    forks = Forks(workshop, result.record.session_id, {"app": workshop.repo})
     content["agents"]["one"]["tools"].append("bare:write-file")
     path = workshop.pipeline(content, script=script, name="writer.yaml")
     with pytest.raises(PipelineError, match="the repo 'bare' is bare, and 'one' needs its files in a worktree"):
@@ -178,3 +179,57 @@ def test_a_database_that_somebody_else_has_written_is_refused_and_nothing_is_mad
         assert (caught.value.code, caught.value.exit_code) == ("untrusted-checkpoint", 2), (values, caught.value)
         assert session_ids(rich.root) == known
         assert {name: pinned(repo.path) for name, repo in rich.repos.items()} == before
+
+
+# --- pipelines that fit, and every reason why one does not
+
+
+async def test_a_changed_pipeline_goes_on_from_the_checkpoint(counted: Forks) -> None:
+    graph = [
+        {"from": "START", "to": "writer"},
+        {"from": "writer", "to": "judge"},
+        {"from": "judge", "to": "last"},
+        {"from": "last", "to": "END"},
+    ]
+    judge = {"task": {"template": "Judge."}, "model": "m"}
+    agents = {"writer": agent(tools=["write-file"]), "judge": judge, "last": agent("{{ limit }}")}
+    script = {"judge": [[says("Fine.")]], "last": [[says("The last.")]], "writer": []}
+    workshop = counted.workshop
+    (workshop.pipelines / "new").mkdir()
+    changed = Workshop(workshop.repo, workshop.pipelines / "new", workshop.home)
+    path = changed.pipeline(
+        {"name": "changed", "state": "counted:Counted", "agents": agents, "graph": graph}, script=script
+    )
+    (workshop.pipelines / "new" / "counted.py").write_text(
+        "from pydantic import BaseModel\n\n\nclass Counted(BaseModel):\n    limit: int = 1\n    more: str = 'new'\n"
+    )
+    result = await counted.fork(counted.row(agent="writer"), pipeline=path)
+    assert turns(result) == ["writer 1", "judge 1", "last 1"]
+    assert result.agent_outputs["last"] == "The last."
+    assert result.record.pipeline == "changed"
+    assert result.branches == {"repo": f"orchestra/changed/{result.record.session_id}"}
+    assert state_at(result.record.files)["more"] == "new"
+    assert (await counted.manager().resume(result.record.files)).agent_outputs == result.agent_outputs
+
+
+async def test_a_pipeline_that_does_not_fit_the_checkpoint_is_refused_with_every_reason(rich: Forks) -> None:
+    agents = {name: agent() for name in ("left", "right", "other")}
+    workspace = {"repos": {**REPOS, "third": {"path": "../front"}}}
+    content = {"name": "odd", "agents": agents, "workspace": workspace, "graph": chain("left", "right", "other")}
+    path = rich.workshop.pipeline(content, script={name: [] for name in agents}, name="odd.yaml")
+    known = session_ids(rich.root)
+    for row, reasons in (
+        (rich.row(before="merger"), ["its repo 'third'", "'merger' is about to start there, which it does not have"]),
+        (rich.row(before="join.merger"), ["'join.merger' is about to start", "'left' has arrived at the join"]),
+    ):
+        with pytest.raises(PipelineError) as caught:
+            await rich.fork(row, pipeline=path)
+        said = "\n".join(problem.message for problem in caught.value.problems)
+        assert {problem.code for problem in caught.value.problems} == {"does-not-fit"}
+        for reason in reasons:
+            assert reason in said
+    talking = [row for row in rich.rows if row["agent"] == "talker" and row["checkpoint_ns"]][2]
+    with pytest.raises(PipelineError) as caught:
+        await rich.fork(talking, pipeline=path)
+    assert any("'talker' is at work there, which it does not have" in one.message for one in caught.value.problems)
+    assert session_ids(rich.root) == known
