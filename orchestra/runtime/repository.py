@@ -104,13 +104,12 @@ async def open_repository(git: GitManager, name: str, path: Path, *, judge: bool
             `operation-in-progress`, `unmerged-entries`.
     """
     start = _directory(name, path)
-    git_dir = await _git_dir(git, name, start)
-    top = await _top(git, start, git_dir)
+    inside, bare, shallow, git_dir = await _kind(git, name, start)
+    top = await _top(git, start, git_dir, inside=inside, bare=bare)
     if top is not None and top in _too_wide():
         message = f"repository {name!r}: {top} is a repository of everything, which no agent should work in"
         raise GitError(message, code="repo-too-wide", hint="name a repository below it")
     common_dir = resolved((await git.discover(start, "rev-parse", "--path-format=absolute", "--git-common-dir")).text)
-    shallow = (await git.discover(start, "rev-parse", "--is-shallow-repository")).text == "true"
     found = Repository(name, top, git_dir, common_dir, None, None, shallow)
     repo = Repository(name, top, git_dir, common_dir, await _head(git, found), await _branch(git, found), shallow)
     if judge and top is not None:
@@ -139,21 +138,27 @@ def resolved(path: str) -> Path:
     return Path(path).resolve()
 
 
-async def _git_dir(git: GitManager, name: str, start: Path) -> Path:
+async def _kind(git: GitManager, name: str, start: Path) -> tuple[bool, bool, bool, Path]:
+    """Ask git in one process whether a directory lies in a checkout, is bare, is shallow, and where its git lies.
+
+    The path comes last, since it may hold line ends.
+    """
+    asked = ("--is-inside-work-tree", "--is-bare-repository", "--is-shallow-repository", "--absolute-git-dir")
     try:
-        return resolved((await git.discover(start, "rev-parse", "--absolute-git-dir")).text)
+        inside, bare, shallow, git_dir = (await git.discover(start, "rev-parse", *asked)).text.split("\n", 3)
     except GitError as error:
         if error.code != "not-a-repository":
             raise
         message = f"repository {name!r}: {start} is not in a git repository ({last_line(error.stderr)})"
         hint = f"run `git init '{start}'`, or name another path"
         raise GitError(message, command=error.command, stderr=error.stderr, code=error.code, hint=hint) from error
+    return inside == "true", bare == "true", shallow == "true", resolved(git_dir)
 
 
-async def _top(git: GitManager, start: Path, git_dir: Path) -> Path | None:
-    if (await git.discover(start, "rev-parse", "--is-inside-work-tree")).text == "true":
+async def _top(git: GitManager, start: Path, git_dir: Path, *, inside: bool, bare: bool) -> Path | None:
+    if inside:
         return resolved((await git.discover(start, "rev-parse", "--show-toplevel")).text)
-    if (await git.discover(start, "rev-parse", "--is-bare-repository")).text == "true":
+    if bare:
         return None
     hint = f"name its checkout, for example {git_dir.parent}"
     raise GitError(f"{start} lies inside git's own directory {git_dir}", code="not-a-repository", hint=hint)
