@@ -82,10 +82,7 @@ def read_repos_given(given: Sequence[str] | None) -> dict[str, Path]:
     Raises:
         PipelineError: With every option that can't be read.
     """
-    pairs, problems = _read_pairs(given, "--repo")
-    if problems:
-        raise PipelineError.of(problems)
-    return {name: Path(value) for name, value in pairs.items()}
+    return {name: Path(value) for name, value in _pairs(given, "--repo").items()}
 
 
 def read_models_given(given: Sequence[str] | None) -> dict[str, str]:
@@ -94,7 +91,11 @@ def read_models_given(given: Sequence[str] | None) -> dict[str, str]:
     Raises:
         PipelineError: With every option that can't be read.
     """
-    pairs, problems = _read_pairs(given, "--model")
+    return _pairs(given, "--model")
+
+
+def _pairs(given: Sequence[str] | None, option: str) -> dict[str, str]:
+    pairs, problems = _read_pairs(given, option)
     if problems:
         raise PipelineError.of(problems)
     return pairs

@@ -26,7 +26,7 @@ from orchestra.runtime.repository import judge_checkout
 from orchestra.runtime.snapshots import remove_scratch, scratch_directory
 from orchestra.runtime.store import SessionFiles, Status, read_session, refuse_copy, session_ids
 from orchestra.runtime.tree_changes import changes_between
-from orchestra.runtime.worktree import repository_lock
+from orchestra.runtime.worktree import repository_locks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -151,8 +151,7 @@ class _Application:
 
     async def _lock(self, opened: Mapping[str, Repository]) -> None:
         """Keep every other `apply` out of these repositories, also that of another session."""
-        in_order = sorted(opened.values(), key=lambda repo: repo.common_dir)  # so that no two wait for each other
-        fds = [await self._stack.enter_async_context(repository_lock(repo)) for repo in in_order]
+        fds = await repository_locks(self._stack, opened.values())
         overrides = self._git.overrides
         self._git = GitManager(lock_fds=[self._lock_fd, *fds], session=self._session)
         self._git.overrides = overrides

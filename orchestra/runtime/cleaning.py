@@ -28,7 +28,7 @@ from orchestra.runtime.repo_survey import RepoSurvey, SessionRepo
 from orchestra.runtime.snapshots import remove_scratch
 from orchestra.runtime.store import STATE_DIRECTORY, SessionFiles, find_session, session_ids, sessions_directory
 from orchestra.runtime.survey import REMOVABLE, Looked, Survey, look_at
-from orchestra.runtime.worktree import WorktreeManager, make_parents, repository_lock, stamp, worktree_place
+from orchestra.runtime.worktree import WorktreeManager, make_parents, repository_locks, stamp, worktree_place
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
@@ -218,9 +218,7 @@ class _Cleaner:
         The git that it gives keeps them out as long as one of its processes lives.
         """
         async with AsyncExitStack() as stack:
-            repos = [await self._survey.open(known.path) for known in places]
-            in_order = sorted(repos, key=lambda repo: repo.common_dir)  # so that no two wait for each other
-            fds = [await stack.enter_async_context(repository_lock(repo)) for repo in in_order]
+            fds = await repository_locks(stack, [await self._survey.open(known.path) for known in places])
             yield GitManager(lock_fds=[self._lock_fd, *fds], session=self._files.session_id)
 
     async def _remove_worktrees(self, known: SessionRepo, plan: RepoPlan) -> None:

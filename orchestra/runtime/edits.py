@@ -14,6 +14,7 @@ from orchestra.graph.human_decision import DECISIONS
 from orchestra.graph.inputs import read_inputs
 from orchestra.graph.state import JOURNAL, reducers, with_update, without
 from orchestra.graph.topology import START
+from orchestra.tools.arguments import DEEPEST, too_deep
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
 
 BASE = ("inputs", "agent_outputs")
 """Fields of the base state that may be set; the others are Orchestra's own bookkeeping."""
-
-
-_DEEPEST = 100
-"""Levels of a value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +50,8 @@ class Edit:
             read = json.loads(value, parse_constant=_no_json, parse_float=_finite)
         except (ValueError, RecursionError):
             read = value
-        if _depth(read) > _DEEPEST:
-            message = f"the value of `--set {'.'.join(parts)}=…` is nested more than {_DEEPEST} levels deep"
+        if too_deep([read]):  # in the field that takes it
+            message = f"the value of `--set {'.'.join(parts)}=…` is nested more than {DEEPEST} levels deep"
             hint = "keep what is deep in a file, and its path in the state"
             raise PipelineError(message, code="bad-option", hint=hint)
         try:
@@ -194,7 +191,7 @@ def _set(
     for name, value in values.items():
         one.set(name, value)
     if outputs:
-        known = _plain(one.state.get("agent_outputs")) or {}
+        known = plain(one.state.get("agent_outputs")) or {}
         others = {name: deepcopy(value) for name, value in outputs.items() if name not in moment.unended}
         one.set("agent_outputs", {**known, **others})
     if journal:
@@ -212,7 +209,7 @@ def _changed(
         field = edit.path[0]
         try:
             _refuse_unknown(pipeline, edit)
-            new[field] = _with(new.get(field, _plain(held.get(field))), edit.path[1:], edit)
+            new[field] = _with(new.get(field, plain(held.get(field))), edit.path[1:], edit)
         except PipelineError as error:
             problems += error.problems
             doubtful.add(field)
@@ -328,15 +325,7 @@ def _finite(text: str) -> float:
     return value if math.isfinite(value) else _no_json(text)
 
 
-def _depth(value: Any) -> int:
-    depth, level = 0, [value]
-    while level:
-        inside = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)]
-        depth, level = depth + 1, [item for items in inside for item in items]
-    return depth
-
-
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return what a field holds; in a graph's first checkpoint it may be marked as the field's start."""
     return getattr(value, "value", value)
 

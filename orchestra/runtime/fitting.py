@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from orchestra.errors import PipelineError, Problem
 from orchestra.graph.topology import END, analyse
 from orchestra.runtime.checkpoints import BRANCH_MARK
-from orchestra.runtime.edits import check_field
+from orchestra.runtime.edits import check_field, plain
 from orchestra.runtime.workspace import with_worktrees
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def _fields(pipeline: ResolvedPipeline, opened: Sequence[Newest]) -> Iterator[Pr
             held = one.state.get(name)
             try:
                 if name in one.state:
-                    one.set(name, check_field(pipeline, name, getattr(held, "value", held)))
+                    one.set(name, check_field(pipeline, name, plain(held)))
                 elif name in pipeline.extension.defaults:
                     one.set(name, pipeline.extension.defaults[name])
             except PipelineError as error:

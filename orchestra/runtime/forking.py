@@ -20,6 +20,7 @@ from orchestra.graph.state import JOURNAL, without
 from orchestra.runtime.checkpoints import names_of
 from orchestra.runtime.failpoints import failpoint
 from orchestra.runtime.observability import Event, Usage
+from orchestra.runtime.outcome import settled_commits
 from orchestra.runtime.serializer import StrictSerializer
 
 if TYPE_CHECKING:
@@ -181,15 +182,7 @@ class Draft:
     def branch_points(self) -> dict[str, str]:
         """Return where the session's branches are: at the newest root checkpoint at which no conflict is open."""
         with closing(self._connect()) as copy:
-            rows = copy.execute(
-                "SELECT type, checkpoint, metadata FROM checkpoints WHERE checkpoint_ns = ''"
-                " ORDER BY checkpoint_id DESC"
-            )
-            for kind, blob, metadata in rows:
-                values = self._serializer.loads_typed((kind, blob))["channel_values"]
-                if not any((values.get("_merging") or {}).values()):
-                    return dict(json.loads(metadata)["orchestra"]["integrated"])
-        return {}
+            return settled_commits(copy)
 
     @_read_strictly()
     def named_commits(self) -> set[str]:

@@ -20,8 +20,13 @@ def read_result(files: SessionFiles) -> dict[str, str]:
     A checkpoint of an open conflict does not: its commit holds the markers. Empty: there is no checkpoint yet.
     """
     with open_readonly(files) as connection:
-        settled = (about for _, about in reversed(_of_the_root(connection)) if not about.get("in_conflict"))
-        return dict(next(settled, {"integrated": {}})["integrated"])
+        return settled_commits(connection)
+
+
+def settled_commits(connection: sqlite3.Connection) -> dict[str, str]:
+    """Return the same of a session's database that is open."""
+    settled = (about for _, about in reversed(_of_the_root(connection)) if not about.get("in_conflict"))
+    return dict(next(settled, {"integrated": {}})["integrated"])
 
 
 def read_outputs(files: SessionFiles) -> dict[str, Any]:
@@ -41,5 +46,5 @@ def _of_the_root(connection: sqlite3.Connection) -> list[tuple[str, dict[str, An
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'checkpoints'").fetchone():
         return []
     rows = connection.execute("SELECT checkpoint_id, metadata FROM checkpoints WHERE checkpoint_ns = ''").fetchall()
-    shown = [(str(row["checkpoint_id"]), json.loads(row["metadata"])["orchestra"]) for row in rows]
+    shown = [(str(identity), json.loads(metadata)["orchestra"]) for identity, metadata in rows]
     return sorted(shown, key=lambda pair: int(pair[1]["seq"]))

@@ -64,6 +64,11 @@ class Changes:
     pipeline: Path | None = None
     """Another pipeline file."""
 
+    @property
+    def set_something(self) -> bool:
+        """Whether values of the state are set."""
+        return bool(self.edits or self.inputs)
+
     def in_words(self) -> list[str]:
         """Return them as options of `replay`, for whoever looks at the fork later; long values are cut."""
         options = [
@@ -196,10 +201,12 @@ class _Making:
 
     async def run(self, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         namespace, identity = str(checkpoint["checkpoint_ns"]), str(checkpoint["checkpoint_id"])
-        is_set = self._changes.edits or self._changes.inputs
-        unended = asked_anew(self._pipeline, checkpoint["ended"]) if is_set else {}
+        is_changed = bool(self._changes.set_something or self._changes.pipeline)
+        unended = asked_anew(self._pipeline, checkpoint["ended"]) if self._changes.set_something else {}
         about, held = await asyncio.to_thread(self._draft.take, self._source.files, namespace, identity, unended)
-        inputs = await asyncio.to_thread(self._change, namespace, held, unended)
+        inputs = self._source.inputs
+        if is_changed:
+            inputs = await asyncio.to_thread(self._change, namespace, held, unended)
         self._points = {**self._workspace.bases, **self._draft.branch_points()}
         await self._prove(identity, about)
         self._copy_files()
@@ -217,7 +224,6 @@ class _Making:
             forked["changes"] = words
         record = self._record(inputs, {**forked, "seq": about["seq"] - bool(unended)})
         event = await asyncio.to_thread(self._draft.settle, record, forked)
-        is_changed = is_set or self._changes.pipeline
         warnings = decided_already(self._pipeline, about["ended"], held, unended) if is_changed else []
         self.told = [event, *(Event(0, event.time, "warning", payload={"message": text}) for text in warnings)]
         self._copy_answers(self._draft.answered())
@@ -228,9 +234,7 @@ class _Making:
 
     def _change(self, namespace: str, held: Mapping[str, Any], unended: Mapping[str, int]) -> dict[str, Any]:
         """Change the state as asked; gives the inputs as they are then."""
-        changes, inputs = self._changes, self._source.inputs
-        if not (changes.edits or changes.inputs or changes.pipeline):
-            return inputs
+        changes = self._changes
         opened = open_ones(self._draft.newest())
         if changes.pipeline:
             before = read_frozen(self._source.files, self._project.root, self._source.settings)
@@ -240,7 +244,7 @@ class _Making:
             around = [one for one in changed if namespace.startswith(one.namespace)]
             namespace, held = around[-1].namespace, around[-1].state
         moment = Moment(opened=changed, namespace=namespace, held=held.get(START) or held, unended=unended)
-        new = apply_edits(self._pipeline, moment, inputs, changes.inputs, changes.edits)
+        new = apply_edits(self._pipeline, moment, self._source.inputs, changes.inputs, changes.edits)
         for one in changed:
             self._draft.replace(one)
         if unended:
@@ -250,16 +254,12 @@ class _Making:
     async def _prove(self, identity: str, about: Mapping[str, Any]) -> None:
         """Prove that every object is there before anything is pinned."""
         problems = []
+        snapshots = [one.state.get("snapshot") or {} for one in open_ones(self._draft.newest())]
+        slots = [repos for snapshot in snapshots for repos in snapshot.values()]
         for name, repo in self._workspace.repos.items():
             _refuse_forged(about, name, self._points[name])
             commits = {repo.base, self._points[name], *(about[key][name] for key in ("repos", "integrated"))}
-            for one in open_ones(self._draft.newest()):
-                commits |= {
-                    str(entry["commit"])
-                    for repos in (one.state.get("snapshot") or {}).values()
-                    for entry in [repos.get(name)]
-                    if entry
-                }
+            commits |= {str(entry["commit"]) for repos in slots if (entry := repos.get(name))}
             missing = await missing_from(self._git, repo.repository, commits)
             if missing:
                 where = repo.repository.top or repo.repository.git_dir

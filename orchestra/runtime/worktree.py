@@ -25,7 +25,7 @@ from orchestra.runtime.processes import gits_in, holder_of
 from orchestra.runtime.staging import copy_index
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterable
 
     from orchestra.runtime.git import GitManager
 
@@ -197,6 +197,12 @@ async def repository_lock(repo: Repository) -> AsyncIterator[int]:
     finally:
         # Closing lets go, once a git process that inherited it has ended too.
         os.close(descriptor)
+
+
+async def repository_locks(stack: contextlib.AsyncExitStack, repos: Iterable[Repository]) -> list[int]:
+    """Hold the locks of several repositories, in an order in which no two processes wait for each other."""
+    in_order = sorted(repos, key=lambda repo: repo.common_dir)
+    return [await stack.enter_async_context(repository_lock(repo)) for repo in in_order]
 
 
 def _refuse_unwritable(repo: Repository) -> None:
