@@ -61,16 +61,17 @@ mounts = pytest.mark.skipif(
 
 
 class At(list[Any]):
-    """A listener that does something when an event of a kind comes for the n-th time."""
+    """A listener that does something when an event of a kind comes for the n-th time, of one node or of any."""
 
-    def __init__(self, moment: str, act: Callable[[], object]) -> None:
+    def __init__(self, moment: str, act: Callable[[], object], *, node: str | None = None) -> None:
         super().__init__()
+        self._node = node
         self._kind, _, count = moment.partition(":")
         self._left = int(count or 1)
         self._act = act
 
     def append(self, event: Event) -> None:
-        if event.type == self._kind:
+        if event.type == self._kind and self._node in (None, event.node):
             self._left -= 1
             if self._left == 0:
                 self._act()
@@ -343,7 +344,7 @@ class TestPermissions:
     def test_a_worktree_that_may_not_be_entered_is_told_and_gone_on_with(self, workshop: Workshop) -> None:
         path = crash_pipeline(workshop)
         before = user_side(workshop)
-        workshop.events = At("tool_ended:2", lambda: tree(workshop).chmod(0))
+        workshop.events = At("tool_ended:2", lambda: tree(workshop).chmod(0), node="left")
         outcome = drive(workshop, path, as_plain_owner)
         tree(workshop).chmod(0o700)
 
@@ -363,7 +364,8 @@ class TestDeleted:
     def test_a_worktree_deleted_while_it_is_used_is_made_again_by_resume(self, workshop: Workshop, moment: str) -> None:
         path = crash_pipeline(workshop)
         before = user_side(workshop)
-        workshop.events = At(moment, lambda: shutil.rmtree(tree(workshop)))
+        # Of the agent whose worktree it is: which of two ends a call first is chance.
+        workshop.events = At(moment, lambda: shutil.rmtree(tree(workshop)), node="left")
         outcome = drive(workshop, path)
 
         made = assert_told(workshop, outcome, "worktree-gone")
