@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,15 @@ async def test_damaged_rows_of_the_log_are_said_to_be_unreadable(workshop: Works
         with pytest.raises(SessionError) as caught:
             read(files)
         assert caught.value.code == "database-unreadable"
+
+
+async def test_events_that_were_read_half_way_can_be_put_away_by_any_thread(workshop: Workshop) -> None:
+    """As the collector does with those that hang in a traceback."""
+    events = read_events(await session(workshop))
+    next(events)
+
+    with ThreadPoolExecutor(1) as other:
+        other.submit(events.close).result()  # type: ignore[attr-defined]  # it is a generator
 
 
 @pytest.mark.parametrize(

@@ -219,7 +219,9 @@ def open_readonly(files: SessionFiles, *, lasting: bool = False) -> Iterator[sql
     with damage_told(files):
         unchanging = not lasting and _is_at_rest(files)
         uri = f"{files.database.absolute().as_uri()}?mode=ro{'&immutable=1' if unchanging else ''}"
-        with closing(sqlite3.connect(uri, uri=True, timeout=READ_TIMEOUT)) as connection:
+        # A reader of events that was left half way is closed by whatever thread collects it.
+        connecting = sqlite3.connect(uri, uri=True, timeout=READ_TIMEOUT, check_same_thread=False)
+        with closing(connecting) as connection:
             connection.row_factory = sqlite3.Row
             row = connection.execute("SELECT version FROM sessions").fetchone()
             if row is not None and row["version"] > VERSION:
