@@ -13,6 +13,7 @@ from orchestra.agents.context import SESSION_SLOT
 from orchestra.errors import OrchestraError, SessionError
 from orchestra.graph.compiler import GraphCompiler, entries
 from orchestra.graph.nodes import GraphContext
+from orchestra.graph.outline import outline
 from orchestra.runtime.branches import BranchFollower, branch_positions
 from orchestra.runtime.changes import describe
 from orchestra.runtime.checkpoints import OrchestraSaver
@@ -248,12 +249,13 @@ class _Drive:
         await work
 
     def _what_runs(self) -> dict[str, Any]:
-        """Name the pipeline and its file: a project may put another file behind the name of a shipped pipeline."""
+        """Name the pipeline and its file, since a project may shadow a shipped name, and outline its graph."""
         settings = self._record.settings
         return {
             "session_id": self._session,
             "pipeline": self._record.pipeline,
             "file": f"{settings['imports']}/{settings['file']}",
+            "graph": outline(self._pipeline).as_json(),
         }
 
     def _input(self) -> dict[str, Any]:
