@@ -77,7 +77,7 @@ def test_an_outline_has_each_node_once_with_what_it_is_and_may_write(workshop: W
     ]
     assert (told["critic"].mode, told["join.critic"].mode, told["check"].tool) == ("interactive", "all", "repo:check")
     assert (told["left"].writes, told["right"].writes) == (("repo",), ())
-    assert told["plan"].model == "offline/smart"
+    assert told["plan"].model == "offline/m"
 
 
 def test_the_nodes_of_a_branch_name_it(workshop: Workshop) -> None:
