@@ -236,9 +236,9 @@ async def test_the_log_tells_a_session_from_start_to_end_in_one_order(workshop: 
     assert [(one["seq"], one["type"]) for one in found] == [(event.seq, event.type) for event in workshop.events]
     told = [event["type"] for event in found if event["node"] == "one"]
     assert [kind for kind, _ in itertools.groupby(told)] == [
-        *("turn_started", "model_started", "model_ended", "tool_started", "tool_ended", "snapshot_taken"),
-        *("model_started", "model_ended", "tool_started", "tool_ended", "model_started", "model_ended"),
-        *("turn_committed", "turn_ended"),
+        *("turn_started", "prompt_given", "model_started", "model_ended", "tool_started", "tool_ended"),
+        *("snapshot_taken", "model_started", "model_ended", "tool_started", "tool_ended"),
+        *("model_started", "text_delta", "model_ended", "turn_committed", "output_given", "turn_ended"),
     ]
     assert [found[0]["type"], found[-1]["type"]] == ["session_started", "session_completed"]
 

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from orchestra.runtime.result import SessionResult
     from orchestra.runtime.store import SessionRecord
 
-QUIET = frozenset({"checkpoint", "model_started", "tool_started", "snapshot_taken", "turn_stopped"})
+QUIET = frozenset(
+    {
+        *("checkpoint", "model_started", "output_given", "prompt_given", "snapshot_taken", "tool_started"),
+        "turn_stopped",
+    }
+)
 """Events that a plain log leaves out: the one that ends the same thing says more."""
 
 
