@@ -175,3 +175,9 @@ def past(tmp_path_factory: pytest.TempPathFactory) -> Past:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(top / "home"))
         return make_past(top)
+
+
+@pytest.fixture
+def own(past: Past, tmp_path: Path) -> Past:
+    """A copy of it that a test may change."""
+    return past.copied(tmp_path / "copy")

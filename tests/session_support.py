@@ -13,8 +13,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from orchestra.runtime.event_log import read_events
 from orchestra.runtime.processes import holders_of
-from orchestra.runtime.store import find_session, read_events, session_ids
+from orchestra.runtime.store import find_session, session_ids
 from orchestra.testing import write_script
 from tests.gitkit import assert_sound, files_of, fingerprint
 

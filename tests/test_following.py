@@ -15,9 +15,10 @@ from orchestra.cli.progress import QUIET
 from orchestra.errors import SessionError
 from orchestra.graph.project import Project
 from orchestra.runtime.asking import open_questions
+from orchestra.runtime.event_log import read_events
 from orchestra.runtime.following import follow, read_history
 from orchestra.runtime.session import SessionManager
-from orchestra.runtime.store import find_session, open_readonly, read_events, read_session
+from orchestra.runtime.store import find_session, open_readonly, read_session
 from tests.processes import exit_code, fork, until
 from tests.session_support import agent, chain, database, events, resume_and_kill, run_and_kill, says, writes
 from tests.talkkit import asked, inbox, session_of, talk, wait_for_question

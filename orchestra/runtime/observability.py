@@ -46,6 +46,10 @@ class Event:
     attempt: int | None = None
     payload: Mapping[str, Any] = field(default_factory=dict)
 
+    def as_json(self) -> dict[str, Any]:
+        """Return a line of `orchestra log --events --json`."""
+        return {name: getattr(self, name) for name in ("seq", "time", "node", "turn", "attempt", "type", "payload")}
+
 
 @dataclass
 class Usage:
