@@ -9,6 +9,7 @@ CREATE TABLE IF NOT EXISTS events (
     payload TEXT NOT NULL           -- JSON
 );
 CREATE INDEX IF NOT EXISTS events_by_node ON events (node, turn);
+CREATE INDEX IF NOT EXISTS events_by_type ON events (type);
 
 -- Per turn: tokens, cost, tool calls, durations. Derived from the events, so that it can't disagree with them. Tokens
 -- from the cache count as input, too; a cost is null where the price of a call is not known.
