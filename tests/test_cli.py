@@ -21,8 +21,8 @@ from orchestra.errors import PipelineError
 from orchestra.runtime.result import SessionResult
 from orchestra.runtime.store import SessionRecord, Status, session_ids
 from tests.commandkit import Said
-from tests.conftest import COMMAND
 from tests.gitkit import git, make_repo
+from tests.preloaded import COMMAND
 
 if TYPE_CHECKING:
     from pathlib import Path
