@@ -210,4 +210,7 @@ def _capped(value: Any, redact: Callable[[str], str], most: int, depth: int = 0)
 def _text(text: str, redact: Callable[[str], str], most: int) -> str:
     # Names of files may hold bytes that are no UTF-8, as lone surrogates.
     text = redact(text).encode("utf-8", "backslashreplace").decode()
-    return text if len(text) <= most else f"{text[:most]}[… {len(text) - most} characters cut]"
+    if len(text) <= most:
+        return text
+    tail = most // 4  # how a command ended stands at the end
+    return f"{text[: most - tail]}[… {len(text) - most} characters cut …]{text[-tail:]}"
