@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     import aiosqlite
 
-MAX_TEXT = 20_000
-"""Characters of one text in a payload; what is longer is cut, and says so."""
+MAX_TEXT = 30_000
+"""Characters of one text in a payload, which is as many as a tool may return; what is longer is cut, and says so."""
 MAX_SPOKEN = 1_000_000
 """Characters of what an agent and a person say to each other: who decides on a text must be able to read all of it."""
 SPOKEN = frozenset({"text_delta", "question_asked", "human_turn"})
