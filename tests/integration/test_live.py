@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import COMMAND
+from tests.preloaded import COMMAND
 from tests.session_support import agent, chain, says
 from tests.talkkit import talk
 from tests.terminal import CTRL_C, ENTER, Terminal
