@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from orchestra.errors import SessionError
 from orchestra.graph.drawing.route import Fork, Route, Visit
-from orchestra.graph.outline import Outline, outline
+from orchestra.graph.outline import Outline
 from orchestra.graph.topology import END, START
 from orchestra.runtime.arrows import Facts, taken_arrows
 from orchestra.runtime.damage import damage_told
-from orchestra.runtime.frozen import resolve_frozen
 from orchestra.runtime.history import forks_of
 from orchestra.runtime.observability import Event, Usage
 from orchestra.runtime.spans import is_inside, spans_of
@@ -67,6 +66,9 @@ def read_outline(files: SessionFiles, root: Path) -> Outline:
     try:
         return Outline.from_json(told[-1])
     except (IndexError, KeyError, TypeError, ValueError):  # of an older Orchestra, or too large for the log
+        from orchestra.graph.outline import outline
+        from orchestra.runtime.frozen import resolve_frozen
+
         return outline(resolve_frozen(files, root, record.settings))
 
 
