@@ -55,7 +55,7 @@ def _nodes(branch: Branch, outline: Outline, route: Route | None, ids: dict[str,
 
 def _node(node: OutlineNode, outline: Outline, route: Route | None) -> str:
     colour = f', color="{COLOURS[route.at(node.name).state]}"' if route else ""
-    return f"label={_quoted(lines_of_node(node, outline, route))}, {_STYLES[node.kind]}{colour}"
+    return f"label={_quoted(lines_of_node(node, outline, route, loops=False))}, {_STYLES[node.kind]}{colour}"
 
 
 def _edge(edge: OutlineEdge, taken: int | None) -> str:

@@ -39,8 +39,9 @@ def _lines(outline: Outline, route: Route | None) -> Iterator[str]:
         for state, colour in COLOURS.items():
             reached = [ids[node.name] for node in outline.nodes if route.at(node.name).state == state]
             if reached:
-                yield f"    classDef {state} stroke:{colour},stroke-width:2px"
-                yield f"    class {','.join(reached)} {state}"
+                name = state.replace("-", "")
+                yield f"    classDef {name} stroke:{colour},stroke-width:2px"
+                yield f"    class {','.join(reached)} {name}"
 
 
 def _nodes(branch: Branch, outline: Outline, route: Route | None, ids: dict[str, str], indent: str) -> Iterator[str]:
@@ -54,7 +55,7 @@ def _nodes(branch: Branch, outline: Outline, route: Route | None, ids: dict[str,
 
 def _node(node: OutlineNode, outline: Outline, route: Route | None) -> str:
     begin, end = _SHAPES.get(node.kind, ("(", ")"))
-    return f'{begin}"{_joined(lines_of_node(node, outline, route))}"{end}'
+    return f'{begin}"{_joined(lines_of_node(node, outline, route, loops=False))}"{end}'
 
 
 def _arrow(edge: OutlineEdge, taken: int | None) -> str:

@@ -159,8 +159,8 @@ class _Drawing:
             x, y = line.head
             back = 9 if line.upwards else -9
             yield f'<path class="og-head{style}" d="M{x} {y}L{x - 5} {y + back}L{x + 5} {y + back}Z"/>'
-            taken = sum(count or 0 for count in counts)
-            if taken > 1 and not any(self._labels[arrow] for arrow in line.arrows):
+            taken = counts[0] or 0
+            if taken > 1 and line.is_alone and not self._labels[line.arrows[0]]:
                 yield _text(x + 16, y + (2 if line.upwards else -_ROW - 2), f"{taken}x", "og-count")
         yield "</g>"
 

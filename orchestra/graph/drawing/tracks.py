@@ -64,6 +64,8 @@ class _Run:
         return self.left == self.right
 
     def must_be_above(self, other: _Run) -> bool:
+        if self.net == other.net:  # a net that was cut: it goes on where it has come to
+            return not self.bottoms.isdisjoint(other.tops)
         return not self.tops.isdisjoint(other.bottoms)
 
     def crossings_above(self, other: _Run) -> int:
