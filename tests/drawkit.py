@@ -43,9 +43,11 @@ LOOPS = sketch(
 @st.composite
 def outlines(draw: st.DrawFn, texts: st.SearchStrategy[str] | None = None) -> Outline:
     """Graphs of all sorts, also such as no pipeline could have."""
+    strange = st.just("") if texts is None else texts
     texts = st.sampled_from(["ok", "a longer label", "标签"]) if texts is None else texts
     count = draw(st.integers(1, 9))
-    names = ["START", *(f"agent-{number}" for number in range(count)), "END"]
+    # A log may be somebody else's: its names may be anything.
+    names = ["START", *(f"agent-{number}{draw(strange)}" for number in range(count)), "END"]
     free = st.none() | texts
     nodes = [
         OutlineNode(

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestra.cli.render import escape
 from orchestra.graph.drawing.ascii import render_ascii
 from orchestra.graph.drawing.dot import render_dot
 from orchestra.graph.drawing.layers import Arrow, Size
@@ -204,7 +205,7 @@ def test_svg_has_each_node_and_arrow_with_all_that_is_known_of_it() -> None:
     assert not any(element.get("id") for element in root.iter())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(outlines(HOSTILE))
 def test_no_text_breaks_out_of_svg(outline: Outline) -> None:
     picture = render_svg(outline)
@@ -231,17 +232,24 @@ MERMAID = re.compile(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(outlines(HOSTILE))
 def test_no_text_breaks_out_of_mermaid(outline: Outline) -> None:
     for line in render_mermaid(outline).removesuffix("\n").split("\n"):
         assert MERMAID.fullmatch(line), line
 
 
+@settings(max_examples=50, deadline=None)
+@given(outlines(HOSTILE), st.sampled_from([30, 80, 160]))
+def test_no_text_steers_a_terminal(outline: Outline, width: int) -> None:
+    picture = render_ascii(outline, width=width)
+    assert escape(picture, keep_lines=True) == picture
+
+
 QUOTED = re.compile(r'"(?:[^"\\\n]|\\[\\"n])*"')
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(outlines(HOSTILE))
 def test_no_text_breaks_out_of_dot(outline: Outline) -> None:
     bare = QUOTED.sub("Q", render_dot(outline))

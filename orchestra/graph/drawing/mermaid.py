@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from orchestra.graph.drawing.branches import branch_tree
 from orchestra.graph.drawing.states import COLOURS
+from orchestra.graph.drawing.text import plain
 from orchestra.graph.drawing.wording import heading_of, lines_of_arrow, lines_of_node
 
 if TYPE_CHECKING:
@@ -69,4 +70,4 @@ def _joined(lines: Iterable[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    return "".join(char if char.isalnum() or char in _HARMLESS else f"#{ord(char)};" for char in text)
+    return "".join(char if char.isalnum() or char in _HARMLESS else f"#{ord(char)};" for char in plain(text))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from orchestra.graph.drawing.layers import Arrow, Size
 from orchestra.graph.drawing.layout import Metrics, lay_out
 from orchestra.graph.drawing.states import MARKS
-from orchestra.graph.drawing.text import columns, cut
+from orchestra.graph.drawing.text import columns, cut, plain
 from orchestra.graph.drawing.wording import (
     about_arrow,
     heading_of,
@@ -90,7 +90,7 @@ class _Drawing:
         )
         yield f"<title>{escape(heading)}</title><style>{_STYLE}</style>"
         for group, box in layout.frames:
-            yield f'<rect class="og-frame" {_placed(box)} rx="10">{_title(f"branch {group[-1]}")}</rect>'
+            yield f'<rect class="og-frame" {_placed(box)} rx="10">{_title(f"branch {plain(group[-1])}")}</rect>'
         for line in sorted(layout.lines, key=self._is_taken):
             yield from self._line(line)
         for arrow, box in layout.labels.items():

@@ -79,7 +79,7 @@ def visit_of(visit: Visit, kind: str) -> Iterator[str]:
         yield visit.state.replace("-", " ")
     if visit.turns:
         yield f"{_times(visit.turns, 'turn')}, {duration(visit.seconds)}"
-    if visit.model_calls:
+    if visit.tokens or visit.cost_usd is None:
         cost = "cost unknown" if visit.cost_usd is None else f"${visit.cost_usd:.4f}"
         yield f"{visit.tokens:,} tokens, {cost}"
 
