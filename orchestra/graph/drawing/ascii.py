@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from orchestra.graph.outline import Outline, OutlineEdge, OutlineNode
 
 LEAST_WIDTH = 20
-_MOST_NODES = 300
+_MOST_NODES = 120
 """A larger graph is a list: nobody could follow its lines."""
 _LABEL = 32
 """Columns of a line of an arrow's label; all of it then stands below the picture."""

@@ -36,6 +36,9 @@ _COLUMN = 7.3
 """Pixels of a column of text at 12 pixels."""
 _ROW = 16
 _MOST_COLUMNS = 40
+_MOST_NODES = 400
+_MOST_ARROWS = 1500
+"""Of a larger graph nobody could follow the lines, and to lay them out would take long."""
 _ROUND = 6
 _STYLE = """
 .og-graph{--og-ink:#1f2328;--og-dim:#59636e;--og-line:#818b98;--og-box:#f6f8fa;--og-edge:#9aa4b0;--og-frame:#818b98;
@@ -70,7 +73,16 @@ def render_svg(outline: Outline, route: Route | None = None) -> str:
         outline: The graph.
         route: What a session did.
     """
+    if len(outline.nodes) > _MOST_NODES or len(outline.edges) > _MOST_ARROWS:
+        return _too_large(outline)
     return "".join(_Drawing(outline, route).elements())
+
+
+def _too_large(outline: Outline) -> str:
+    count = f"{len(outline.nodes):,} nodes, {len(outline.edges):,} arrows"
+    text = _text(300, 12, f"too large: {count}", "og-fact")
+    head = '<svg xmlns="http://www.w3.org/2000/svg" class="og-graph" role="img" width="600" height="40"'
+    return f'{head} viewBox="0 0 600 40">{_title(f"{outline.pipeline}: {count}")}<style>{_STYLE}</style>{text}</svg>'
 
 
 class _Drawing:
@@ -90,7 +102,7 @@ class _Drawing:
         )
         yield f"<title>{escape(heading)}</title><style>{_STYLE}</style>"
         for group, box in layout.frames:
-            yield f'<rect class="og-frame" {_placed(box)} rx="10">{_title(f"branch {plain(group[-1])}")}</rect>'
+            yield f'<rect class="og-frame" {_placed(box)} rx="10">{_title(f"branch {group[-1]}")}</rect>'
         for line in sorted(layout.lines, key=self._is_taken):
             yield from self._line(line)
         for arrow, box in layout.labels.items():
@@ -177,7 +189,8 @@ def _text(x: float, y: float, text: str, style: str) -> str:
 
 
 def _title(text: str) -> str:
-    return f"<title>{escape(text)}</title>"
+    lines = "\n".join(map(plain, text.split("\n")))
+    return f"<title>{escape(lines)}</title>"
 
 
 def _placed(box: Box) -> str:

@@ -66,7 +66,8 @@ def facts_of(node: OutlineNode, outline: Outline, *, model: bool = True) -> Iter
 def _loops_of(node: OutlineNode, outline: Outline, route: Route | None) -> Iterator[str]:
     for number, edge in enumerate(outline.edges):
         if edge.source == edge.target == node.name:
-            yield ", ".join(["again", *lines_of_arrow(edge, route.along(number) if route else None)])
+            about = lines_of_arrow(edge, route.along(number) if route else None)
+            yield f"loops: {', '.join(about)}" if about else "loops"
 
 
 def visit_of(visit: Visit, kind: str) -> Iterator[str]:
