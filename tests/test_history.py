@@ -17,8 +17,8 @@ from orchestra.runtime.naming import short_id
 from orchestra.runtime.store import find_session, read_checkpoints
 from orchestra.runtime.tracing import trace
 from tests.commandkit import Said
-from tests.conftest import COMMAND
 from tests.pastkit import HOSTILE, Past, change, fork
+from tests.preloaded import COMMAND
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,11 +36,6 @@ def paragraph(text: str, title: str) -> list[str]:
     (start,) = [number for number, line in enumerate(lines) if line.startswith("●") and line.endswith(f"  {title}")]
     rest = lines[start + 1 :]
     return rest[: next((number for number, line in enumerate(rest) if not line.startswith(("│", "├"))), len(rest))]
-
-
-@pytest.fixture
-def own(past: Past, tmp_path: Path) -> Past:
-    return past.copied(tmp_path / "copy")
 
 
 def at(past: Past, row: dict[str, Any]) -> int:

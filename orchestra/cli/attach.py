@@ -27,14 +27,15 @@ def attach_command(
 
     Example: orchestra attach 3f
     """
-    from orchestra.cli.attaching import attach, print_events
+    from orchestra.cli.attaching import attach
+    from orchestra.cli.events import follow_events
     from orchestra.graph.root import find_root
     from orchestra.runtime.store import find_session
 
     root = find_root(Path.cwd())
     files = find_session(root, session)
     try:
-        code = print_events(files) if json else attach(root, files, read_only=read_only)
+        code = follow_events(files, json=True) if json else attach(root, files, read_only=read_only)
     except KeyboardInterrupt:  # while nothing waits for it
         code = 0
     if code:

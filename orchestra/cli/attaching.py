@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from orchestra.cli.place import typed
@@ -25,27 +25,7 @@ _TALKS = 10
 """Questions of the past that are shown, with their answers."""
 _ALL_SAID = 1.0
 """Seconds in which what is piped in must say something, not to be taken for a person who thinks."""
-_COLUMNS = ("seq", "time", "node", "turn", "attempt", "type", "payload")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-def print_events(files: SessionFiles) -> int:
-    """Print the event log as `log --events --json` does, and go on with what comes."""
-    from orchestra.cli.log import EVENTS_VERSION
-    from orchestra.cli.render import as_json
-    from orchestra.runtime.following import follow
-
-    async def print_all() -> bool:
-        async with aclosing(follow(files, 0)) as looks:
-            async for events in looks:
-                for event in events:
-                    document = {name: getattr(event, name) for name in _COLUMNS}
-                    sys.stdout.write(as_json(document, indent=None) + "\n")
-                sys.stdout.flush()
-        return True
-
-    sys.stdout.write(as_json({"version": EVENTS_VERSION}, indent=None) + "\n")
-    return _until_left(print_all) or 0
 
 
 def attach(root: Path, files: SessionFiles, *, read_only: bool) -> int:
@@ -68,7 +48,7 @@ def attach(root: Path, files: SessionFiles, *, read_only: bool) -> int:
             who = driver.holder or "another process"
             # Where an agent is just speaking it waits for the end of the paragraph.
             _say(progress, f"{who} drives the session; Ctrl-C detaches, and it goes on", at_once=False)
-        left = _until_left(watch.until_nobody_drives)
+        left = until_left(watch.until_nobody_drives)
         if left is not None:
             _say(progress, f"detached; come back with: {typed(f'attach {files.session_id}')}")
             return left
@@ -103,7 +83,7 @@ def _show_history(files: SessionFiles, progress: Progress) -> int:
     return history.last
 
 
-def _until_left(watch: Callable[[], Coroutine[None, None, bool]]) -> int | None:
+def until_left(watch: Callable[[], Coroutine[None, None, bool]]) -> int | None:
     """Watch; returns the exit code where the person has left, by Ctrl-C or the end of what is typed, or a signal."""
     caught: list[int] = []
 

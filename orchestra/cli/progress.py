@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from orchestra.cli.event_lines import line_of
 from orchestra.cli.onward import commands
 from orchestra.cli.place import typed
+from orchestra.cli.prices import price
 from orchestra.cli.render import as_json, escape, escape_prose
 from orchestra.cli.screen import Screen
 from orchestra.cli.transcript import Transcript
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
     from orchestra.runtime.result import SessionResult
     from orchestra.runtime.store import SessionRecord
 
-QUIET = frozenset({"checkpoint", "model_started", "tool_started", "snapshot_taken", "turn_stopped"})
+QUIET = frozenset(
+    {
+        *("checkpoint", "model_started", "output_given", "prompt_given", "snapshot_taken", "tool_started"),
+        "turn_stopped",
+    }
+)
 """Events that a plain log leaves out: the one that ends the same thing says more."""
 
 
@@ -83,7 +89,7 @@ class Progress:
             branches: Repo → the session's branch.
         """
         usage = record.usage
-        cost = "unknown cost" if usage["cost_usd"] is None else f"${usage['cost_usd']:.4f}"
+        cost = price(usage["cost_usd"])
         tokens = f"{usage['input_tokens']:,} tokens in, {usage['output_tokens']:,} out"
         session = escape(record.session_id)
         lines = [f"\n{record.status}: session {session}, {usage['model_calls']} model calls, {tokens}, {cost}"]

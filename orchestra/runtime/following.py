@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from orchestra.runtime.asking import open_questions
 from orchestra.runtime.driver_lock import is_driven
+from orchestra.runtime.event_log import ALL, Selection, event_payload, last_event, next_events
 from orchestra.runtime.observability import Event
-from orchestra.runtime.store import ENDED, event_payload, open_readonly, read_session
+from orchestra.runtime.store import ENDED, open_readonly, read_session
 
 if TYPE_CHECKING:
     import sqlite3
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 LOOK_EVERY = 0.15
 """Seconds between two looks."""
-_AT_ONCE = 1_000
-"""Events that are read in one go: a reader must not hold up the driver."""
 _TALK = frozenset({"question_asked", "human_turn"})
 _REPLY = ("model_started", "model_ended", "model_failed", "turn_started", "turn_ended", "turn_failed")
 
@@ -104,12 +103,13 @@ def _being_written(rows: Sequence[sqlite3.Row]) -> set[int]:
     return {seq for reply in pieces.values() for seq in reply}
 
 
-async def follow(files: SessionFiles, after: int) -> AsyncGenerator[list[Event], None]:
+async def follow(files: SessionFiles, after: int, selection: Selection = ALL) -> AsyncGenerator[list[Event], None]:
     """Yield what is new, again and again, until nobody drives the session and all has been read.
 
     Args:
         files: The session's.
         after: The number of the last event that is known.
+        selection: Which events.
 
     Yields:
         Events, in their order; none, where a look has found nothing new.
@@ -121,22 +121,16 @@ async def follow(files: SessionFiles, after: int) -> AsyncGenerator[list[Event],
     # At rest nothing is opened for long: SQLite would leave files beside the database.
     with open_readonly(files, lasting=driven) as connection:
         while True:
-            events = _read(connection, after)
-            after = events[-1].seq if events else after
-            yield events
-            if not events and not driven:
+            last = last_event(connection)
+            is_news = after < last
+            events, after = next_events(connection, selection, after, last)
+            yield [Event(**event) for event in events]
+            if not is_news and not driven:
                 return
-            if not events:
+            if not is_news:
                 await asyncio.sleep(LOOK_EVERY)
             driven = driven and is_driven(files.lock)  # before the next look, which then is the last one
 
 
-def _read(connection: sqlite3.Connection, after: int) -> list[Event]:
-    rows = connection.execute("SELECT * FROM events WHERE seq > ? ORDER BY seq LIMIT ?", (after, _AT_ONCE))
-    return [_event(row) for row in rows.fetchall()]
-
-
 def _event(row: sqlite3.Row) -> Event:
-    return Event(
-        row["seq"], row["time"], row["type"], row["node"], row["turn"], row["attempt"], event_payload(row["payload"])
-    )
+    return Event(**{**dict(row), "payload": event_payload(row["payload"])})

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from orchestra.errors import SessionError
 from orchestra.runtime.damage import damage_told
+from orchestra.runtime.event_log import Selection, read_events
 from orchestra.runtime.spans import copied_rows, is_inside, spans_of, turn_changes
-from orchestra.runtime.store import list_sessions, read_events, read_numbered, read_session, read_turns
+from orchestra.runtime.store import list_sessions, read_numbered, read_session, read_turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -152,7 +153,7 @@ def decision_of(kind: str, payload: Mapping[str, Any]) -> str | None:
 
 def _read_events(files: SessionFiles, rows: Sequence[Row]) -> _Events:
     with damage_told(files):
-        return _gather(read_events(files, _TYPES), rows)
+        return _gather(read_events(files, Selection(_TYPES)), rows)
 
 
 def _gather(events: Iterable[Mapping[str, Any]], rows: Sequence[Row]) -> _Events:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from orchestra.graph.drawing.route import Route
     from orchestra.graph.outline import Outline
 
-Format = Literal["ascii", "mermaid", "svg", "dot", "json"]
 VERSION = 1
 """Of the JSON document."""
 
