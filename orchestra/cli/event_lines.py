@@ -15,18 +15,24 @@ def line_of(
 ) -> str:
     """Return the line of an event; nothing in it can steer a terminal."""
     who = escape("" if node is None else node if turn in (None, 1) else f"{node} ({turn})")
-    try:
-        what = _what(kind, payload)
-    except (LookupError, TypeError, ValueError, AttributeError):  # a damaged log, or one of somebody else
-        what = None
-    if what is None or full:
-        details = ", ".join(f"{key} {value}" for key, value in payload.items() if value not in (None, "", [], {}))
-        what = f"{kind.replace('_', ' ')} {details}".strip()
+    what = what_of(kind, payload, full=full)
     text = escape(" ".join(what.splitlines()))
     width = 2000 if full or kind in {"note", "warning"} else 160
     text = text if len(text) <= width else f"{text[: width - 1]}…"
     clock = escape(time[11:19])
     return f"{clock}  {who:<24}  {text}" if who else f"{clock}  {text}"
+
+
+def what_of(kind: str, payload: Mapping[str, Any], *, full: bool = False) -> str:
+    """Say what an event means, in words of whatever characters and length."""
+    try:
+        what = None if full else _what(kind, payload)
+    except (LookupError, TypeError, ValueError, AttributeError):  # a damaged log, or one of somebody else
+        what = None
+    if what is not None:
+        return what
+    details = ", ".join(f"{key} {value}" for key, value in payload.items() if value not in (None, "", [], {}))
+    return f"{kind.replace('_', ' ')} {details}".strip()
 
 
 def _what(kind: str, payload: Mapping[str, Any]) -> str | None:  # noqa: C901, PLR0911, PLR0912 - a table of kinds

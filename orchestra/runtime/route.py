@@ -12,11 +12,12 @@ from orchestra.graph.outline import Outline, outline
 from orchestra.graph.topology import END, START
 from orchestra.runtime.arrows import Facts, taken_arrows
 from orchestra.runtime.damage import damage_told
+from orchestra.runtime.event_log import Selection, read_events
 from orchestra.runtime.frozen import resolve_frozen
 from orchestra.runtime.history import forks_of
 from orchestra.runtime.observability import Event, Usage
 from orchestra.runtime.spans import is_inside, spans_of
-from orchestra.runtime.store import ENDED, Status, list_sessions, read_checkpoints, read_events, read_session
+from orchestra.runtime.store import ENDED, Status, list_sessions, read_checkpoints, read_session
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -63,7 +64,7 @@ def read_outline(files: SessionFiles, root: Path) -> Outline:
     """
     record = read_session(files)
     with damage_told(files):
-        told = [event["payload"].get("graph") for event in read_events(files, _BEGINS)]
+        told = [event["payload"].get("graph") for event in read_events(files, Selection(_BEGINS))]
     try:
         return Outline.from_json(told[-1])
     except (IndexError, KeyError, TypeError, ValueError):  # of an older Orchestra, or too large for the log
@@ -83,7 +84,7 @@ def read_route(files: SessionFiles, outline: Outline, root: Path | None = None) 
     """
     record = read_session(files)
     with damage_told(files):
-        route = fold_route(outline, (Event(**event) for event in read_events(files, _TYPES)))
+        route = fold_route(outline, (Event(**event) for event in read_events(files, Selection(_TYPES))))
         others = [] if root is None else [item for item in list_sessions(root) if not isinstance(item, SessionError)]
         rows = read_checkpoints(files)
         return replace(
