@@ -62,6 +62,8 @@ def block(text: str, room: Room, *, label: str = "", style: str = "", left_out: 
     shown, cut = room.take(text)
     cut += left_out
     rest = el("p", f"[… {counted(cut, 'character')} left out]", class_="left-out") if cut else ""
+    if fold and not cut and len(shown) <= _INLINE and "\n" not in shown:
+        return el("div", el("span", label, class_="label"), " ", shown, class_="inline")
     is_short = len(shown) <= _SHORT and shown.count("\n") < _SHORT_LINES
     body = el("pre", shown, class_=f"text {style}".strip(), tabindex=None if is_short else 0)
     if is_short and not fold:

@@ -91,12 +91,11 @@ class _Timeline:
             yield el("p", more, class_="dim")
 
     def _name(self, lane: Sequence[TurnFacts]) -> Iterator[Node]:
-        outline = self._overview.outline
-        node = outline.by_name.get(lane[0].agent) if outline else None
-        depth = min(len(node.branches), 4) if node else 0
-        yield el("span", lane[0].agent, class_=f"lane-name in-{depth}")
-        if node and node.branches:
-            yield el("small", f"in {' / '.join(node.branches)}", class_="dim")
+        name = lane[0].agent
+        branches = _branches(name, self._overview.outline)
+        yield el("span", name, class_="lane-name")
+        if branches and branches != (name,):
+            yield el("small", f"in {' / '.join(branches)}", class_="dim")
 
     def _grid(self, height: int) -> Iterator[Element]:
         for number in range(len(self._lanes)):
@@ -192,12 +191,22 @@ def _told(event: Event, what: str) -> str:
 
 
 def _lanes(turns: Sequence[TurnFacts], outline: Outline | None) -> list[list[TurnFacts]]:
+    """Return the turns of each agent and step, those of a branch below each other, in the order in which they began."""
     lanes: defaultdict[str, list[TurnFacts]] = defaultdict(list)
     for turn in turns:
         if turn.stretches:
             lanes[turn.agent].append(turn)
-    order = {node.name: place for place, node in enumerate(outline.nodes)} if outline else {}
-    return [lanes[name] for name in sorted(lanes, key=lambda name: order.get(name, len(order)))]
+    starts = {name: min(part.start for turn in lane for part in turn.stretches) for name, lane in lanes.items()}
+    groups = {name: _branches(name, outline)[:1] or (name,) for name in lanes}
+    firsts: dict[tuple[str, ...], float] = {}
+    for name, group in groups.items():
+        firsts[group] = min(firsts.get(group, starts[name]), starts[name])
+    return [lanes[name] for name in sorted(lanes, key=lambda name: (firsts[groups[name]], groups[name], starts[name]))]
+
+
+def _branches(name: str, outline: Outline | None) -> tuple[str, ...]:
+    node = outline.by_name.get(name) if outline else None
+    return node.branches if node else ()
 
 
 def _busy(turns: Iterable[TurnFacts]) -> Iterator[tuple[float, float]]:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 MOST_TEXT = 100_000
 """Characters of one text that are held; how many more there were is told."""
 _HANDS_OVER = frozenset({"output_given", "question_asked"})
+_BESIDE = frozenset({"model_ended", "snapshot_taken", "turn_committed"})
+"""They stand before the text: the call before what it brought, the commit before what is handed over."""
 
 
 def tell(events: Iterable[Event]) -> Iterator[Event]:
@@ -25,7 +27,7 @@ def tell(events: Iterable[Event]) -> Iterator[Event]:
     held: Event | None = None
     for event in _with_calls(_with_texts(events)):
         if held is not None and not _repeats(held, event):
-            if event.type == "model_ended":  # the call stands before what it brought
+            if event.type in _BESIDE:
                 yield event
                 continue
             yield held
