@@ -14,9 +14,10 @@ import pytest
 import yaml
 
 from orchestra.testing import GitRepo, git_repo, write_script
+from tests.session_support import check_events
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from orchestra.runtime.observability import Event
     from orchestra.runtime.people import Channel
@@ -147,13 +148,15 @@ def repo(tmp_path: Path) -> GitRepo:
 
 
 @pytest.fixture
-def workshop(tmp_path: Path, repo: GitRepo, monkeypatch: pytest.MonkeyPatch) -> Workshop:
-    """A repository, a directory for pipelines beside it, and an empty home."""
+def workshop(tmp_path: Path, repo: GitRepo, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workshop]:
+    """A repository, a directory for pipelines beside it, and an empty home; its events are held against the schema."""
     home, pipelines = tmp_path / "home", tmp_path / "pipelines"
     home.mkdir()
     pipelines.mkdir()
     monkeypatch.setenv("HOME", str(home))
-    return Workshop(repo, pipelines, home)
+    made = Workshop(repo, pipelines, home)
+    yield made
+    check_events(made.events)
 
 
 @pytest.fixture

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestra.cli.render import escape
+from orchestra.cli.render import as_json, escape
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 
 def line_of(
     time: str, kind: str, node: str | None, turn: int | None, payload: Mapping[str, Any], *, full: bool = False
 ) -> str:
-    """Return the line of an event; nothing in it can steer a terminal."""
+    """Return the line of an event; nothing in it can steer a terminal.
+
+    Args:
+        time: When it was, ISO 8601.
+        kind: Its type.
+        node: The agent or step.
+        turn: Its turn.
+        payload: What the event says.
+        full: For a log that one searches, rather than a view that one follows: long texts, and what only it has.
+    """
     who = escape("" if node is None else node if turn in (None, 1) else f"{node} ({turn})")
     what = what_of(kind, payload, full=full)
     text = escape(" ".join(what.splitlines()))
@@ -26,7 +35,9 @@ def line_of(
 def what_of(kind: str, payload: Mapping[str, Any], *, full: bool = False) -> str:
     """Say what an event means, in words of whatever characters and length."""
     try:
-        what = None if full else _what(kind, payload)
+        what = _what(kind, payload)
+        if what is not None and full and (more := ", ".join(_more(kind, payload))):
+            what = f"{what}: {more}"
     except (LookupError, TypeError, ValueError, AttributeError):  # a damaged log, or one of somebody else
         what = None
     if what is not None:
@@ -51,6 +62,21 @@ def _what(kind: str, payload: Mapping[str, Any]) -> str | None:  # noqa: C901, P
             return str(payload["text"])
         case "warning":
             return f"warning: {payload['message']}"
+        case "checkpoint":
+            return f"checkpoint {payload['id']}"
+        case "prompt_given":
+            return f"is told: {payload['message']}"
+        case "text_delta":
+            return f"writes: {payload['text']}"
+        case "output_given":
+            output = payload["output"]
+            return f"hands over: {output if isinstance(output, str) else as_json(output, indent=None)}"
+        case "snapshot_taken":
+            return f"files of {payload['repo']} kept as {payload['commit'][:10]}"
+        case "question_asked":
+            return f"asks: {payload['text']}"
+        case "human_turn":
+            return f"is answered: {payload['text']}"
         case "turn_started":
             return "goes on" if payload.get("resumed") else "starts"
         case "turn_ended":
@@ -62,8 +88,12 @@ def _what(kind: str, payload: Mapping[str, Any]) -> str | None:  # noqa: C901, P
             )
         case "turn_committed":
             return f"committed {payload['commit'][:10]} in {payload['repo']}"
+        case "tool_started":
+            return f"calls {payload['tool']} {_arguments(payload['args'])}".strip()
         case "tool_ended":
             return _tool(payload)
+        case "model_started":
+            return f"asks {payload['model']}"
         case "model_ended":
             tokens = f"{payload.get('input_tokens') or 0:,} in, {payload.get('output_tokens') or 0:,} out"
             return f"{payload.get('model')} answered ({tokens}, {payload.get('duration_s', 0):.1f} s)"
@@ -92,6 +122,32 @@ def _what(kind: str, payload: Mapping[str, Any]) -> str | None:  # noqa: C901, P
         case "session_failed":
             return f"session failed: {payload['message']}"
     return None
+
+
+def _more(kind: str, payload: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the short words of an event leave out."""
+    match kind:
+        case "model_ended":
+            cost = payload.get("cost_usd")
+            yield "cost unknown" if cost is None else f"${cost}"
+            yield f"{payload.get('cached_tokens') or 0:,} from the cache"
+            yield str(payload.get("stop_reason"))
+        case "prompt_given":
+            yield f"as {payload['system']}"
+        case "tool_ended" if payload.get("result"):
+            yield str(payload["result"])
+        case "turn_failed" | "session_failed":
+            yield str(payload.get("code"))
+            if payload.get("hint"):
+                yield f"hint: {payload['hint']}"
+        case "checkpoint":
+            yield ", ".join(f"{repo} {str(commit)[:10]}" for repo, commit in payload.get("repos", {}).items())
+
+
+def _arguments(args: Mapping[str, Any]) -> str:
+    return " ".join(
+        f"{name}={value if isinstance(value, str) else as_json(value, indent=None)}" for name, value in args.items()
+    )
 
 
 def _conflict(payload: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from orchestra.cli.event_lines import line_of
 from orchestra.cli.onward import commands
 from orchestra.cli.place import typed
+from orchestra.cli.prices import price
 from orchestra.cli.render import as_json, escape, escape_prose
 from orchestra.cli.screen import Screen
 from orchestra.cli.transcript import Transcript
@@ -88,7 +89,7 @@ class Progress:
             branches: Repo → the session's branch.
         """
         usage = record.usage
-        cost = "unknown cost" if usage["cost_usd"] is None else f"${usage['cost_usd']:.4f}"
+        cost = price(usage["cost_usd"])
         tokens = f"{usage['input_tokens']:,} tokens in, {usage['output_tokens']:,} out"
         session = escape(record.session_id)
         lines = [f"\n{record.status}: session {session}, {usage['model_calls']} model calls, {tokens}, {cost}"]

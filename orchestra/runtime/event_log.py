@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from orchestra.runtime.damage import damage_told
+from orchestra.runtime.spending import Spending
 from orchestra.runtime.store import open_readonly
 
 if TYPE_CHECKING:
@@ -108,6 +110,15 @@ def read_agents(files: SessionFiles) -> list[str]:
         planned = [node["name"] for node in nodes if isinstance(node, dict) and node["kind"] in {"agent", "step"}]
         seen = connection.execute("SELECT DISTINCT node FROM events WHERE node IS NOT NULL ORDER BY node").fetchall()
     return [*dict.fromkeys([*planned, *(row["node"] for row in seen)])]
+
+
+def read_spending(files: SessionFiles) -> Spending:
+    """Return what the model calls of a session have used so far, by agent and by model."""
+    spending = Spending()
+    with damage_told(files):
+        for event in read_events(files, Selection(types=["model_ended"])):
+            spending.add(str(event["node"]), event["payload"])
+    return spending
 
 
 def event_payload(text: str) -> dict[str, Any]:

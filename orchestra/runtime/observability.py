@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orchestra.runtime.failpoints import failpoint
+from orchestra.runtime.spending import Usage
 from orchestra.runtime.store import now
 
 if TYPE_CHECKING:
@@ -49,37 +50,6 @@ class Event:
     def as_json(self) -> dict[str, Any]:
         """Return a line of `orchestra log --events --json`."""
         return {name: getattr(self, name) for name in ("seq", "time", "node", "turn", "attempt", "type", "payload")}
-
-
-@dataclass
-class Usage:
-    """What a session has spent; never reset by a resume."""
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    model_calls: int = 0
-    cost_usd: float = 0.0
-    cost_known: bool = True
-
-    def add(self, payload: Mapping[str, Any]) -> None:
-        """Add a finished model call."""
-        self.model_calls += 1
-        self.input_tokens += payload.get("input_tokens") or 0
-        self.output_tokens += payload.get("output_tokens") or 0
-        cost = payload.get("cost_usd")
-        if cost is None:
-            self.cost_known = False
-        else:
-            self.cost_usd += cost
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the `usage` of DESIGN §8; a cost with an unknown part is unknown."""
-        return {
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
-            "model_calls": self.model_calls,
-            "cost_usd": round(self.cost_usd, 6) if self.cost_known else None,
-        }
 
 
 class ObservabilityLogger:
