@@ -19,6 +19,7 @@ from orchestra.cli.demo import demo_command
 from orchestra.cli.diff import diff_command
 from orchestra.cli.doctor import doctor_command
 from orchestra.cli.export import export_command
+from orchestra.cli.graph import graph_command
 from orchestra.cli.log import log_command
 from orchestra.cli.place import enter
 from orchestra.cli.replay import replay_command
@@ -41,6 +42,7 @@ app = typer.Typer(
 )
 app.command("demo", short_help="Review a demo repository, with no key")(demo_command)
 app.command("compile", short_help="Check a pipeline and show what it means")(compile_command)
+app.command("graph", short_help="Draw a pipeline, or the way of a session")(graph_command)
 app.command("run", short_help="Run a pipeline over your repositories")(run_command)
 app.command("resume", short_help="Go on with a session")(resume_command)
 app.command("attach", short_help="Look on at a session, and answer")(attach_command)

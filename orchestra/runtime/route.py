@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from orchestra.errors import SessionError
 from orchestra.graph.drawing.route import Fork, Route, Visit
-from orchestra.graph.outline import Outline, outline
+from orchestra.graph.outline import Outline
 from orchestra.graph.topology import END, START
 from orchestra.runtime.arrows import Facts, taken_arrows
 from orchestra.runtime.damage import damage_told
 from orchestra.runtime.event_log import Selection, read_events
-from orchestra.runtime.frozen import resolve_frozen
 from orchestra.runtime.history import forks_of
-from orchestra.runtime.observability import Event, Usage
+from orchestra.runtime.observability import Event
 from orchestra.runtime.spans import is_inside, spans_of
+from orchestra.runtime.spending import Usage
 from orchestra.runtime.store import ENDED, Status, list_sessions, read_checkpoints, read_session
 
 if TYPE_CHECKING:
@@ -68,6 +68,9 @@ def read_outline(files: SessionFiles, root: Path) -> Outline:
     try:
         return Outline.from_json(told[-1])
     except (IndexError, KeyError, TypeError, ValueError):  # of an older Orchestra, or too large for the log
+        from orchestra.graph.outline import outline
+        from orchestra.runtime.frozen import resolve_frozen
+
         return outline(resolve_frozen(files, root, record.settings))
 
 
@@ -199,7 +202,7 @@ class _Fold:
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
             model_calls=usage.model_calls,
-            cost_usd=usage.cost_usd if usage.cost_known else None,
+            cost_usd=usage.whole_cost,
         )
 
     def _join_visit(self, join: str, taken: Sequence[int]) -> Visit | None:

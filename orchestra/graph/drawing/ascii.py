@@ -8,22 +8,15 @@ from typing import TYPE_CHECKING
 from orchestra.graph.drawing.canvas import DOWN, UP, Canvas
 from orchestra.graph.drawing.layers import Arrow, Size
 from orchestra.graph.drawing.layout import Metrics, lay_out
+from orchestra.graph.drawing.states import MARKS, PLAIN_MARKS
 from orchestra.graph.drawing.text import columns, cut, plain
-from orchestra.graph.drawing.wording import (
-    about_arrow,
-    facts_of,
-    forks_at,
-    heading_of,
-    label_of,
-    title_of,
-    visit_of,
-)
+from orchestra.graph.drawing.wording import about_arrow, heading_of, label_of, lines_of_arrow, lines_of_node
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from orchestra.graph.drawing.layout import Layout, Line
-    from orchestra.graph.drawing.route import Route, State
+    from orchestra.graph.drawing.route import Route
     from orchestra.graph.outline import Outline, OutlineEdge, OutlineNode
 
 LEAST_WIDTH = 20
@@ -31,15 +24,6 @@ _MOST_NODES = 300
 """A larger graph is a list: nobody could follow its lines."""
 _LABEL = 32
 """Columns of a line of an arrow's label; all of it then stands below the picture."""
-_MARKS: dict[State, str] = {
-    "done": "✓",
-    "running": "▶",
-    "waiting": "?",
-    "failed": "✗",
-    "interrupted": "!",
-    "not-reached": "·",
-}
-_PLAIN_MARKS: dict[State, str] = _MARKS | {"done": "+", "running": ">", "failed": "x", "not-reached": "."}
 
 
 def render_ascii(outline: Outline, route: Route | None = None, *, width: int = 80, unicode: bool = True) -> str:
@@ -122,12 +106,10 @@ class _Sheet:
         return [*self._canvas.rows(), *(["", *notes] if notes else [])]
 
     def _lines_of(self, node: OutlineNode) -> Iterator[str]:
-        title, details = title_of(node), [*facts_of(node, self._outline, model=self._style.models)]
-        if self._route is not None:
-            visit = self._route.at(node.name)
-            marks = _MARKS if self._unicode else _PLAIN_MARKS
-            title = f"{marks[visit.state]} {title}" if node.kind not in ("start", "end") else title
-            details += [*visit_of(visit, node.kind), *forks_at(node.name, self._route)]
+        title, *details = lines_of_node(node, self._outline, self._route, model=self._style.models)
+        if self._route is not None and node.kind not in ("start", "end"):
+            marks = MARKS if self._unicode else PLAIN_MARKS
+            title = f"{marks[self._route.at(node.name).state]} {title}"
         yield title
         if self._style.details:
             yield from details
@@ -135,15 +117,15 @@ class _Sheet:
             self._notes.append(f"{title}: {'; '.join(details)}")
 
     def _label(self, number: int, edge: OutlineEdge) -> list[str]:
-        lines = label_of(edge)
-        if edge.source == edge.target or not lines:
+        if edge.source == edge.target or not label_of(edge):
             return []
         taken = self._route.along(number) if self._route else None
         if self._style.labels:
+            lines = lines_of_arrow(edge, taken)
             short = [cut(line, _LABEL) for line in lines]
             if short != lines:
                 self._footnotes.append(about_arrow(edge, taken))
-            return [*short, f"taken {taken}x"] if taken else short
+            return short
         mark = f"[{len(self._footnotes) + 1}]"
         self._footnotes.append(f"{mark} {about_arrow(edge, taken)}")
         return [mark]
@@ -231,10 +213,8 @@ def _wrapped(text: str, width: int) -> Iterator[str]:
 def _listed(outline: Outline, route: Route | None, width: int) -> Iterator[str]:
     """Yield the graph as a list: each node, and below it what it leads to."""
     for node in outline.nodes:
-        facts = [] if node.kind == "join" else [*facts_of(node, outline)]
-        if route is not None:
-            facts += [*visit_of(route.at(node.name), node.kind), *forks_at(node.name, route)]
-        title = plain(node.name) if node.kind != "join" else f"{plain(node.name)}, {title_of(node)}"
+        title, *facts = lines_of_node(node, outline, route)
+        title = title if node.kind != "join" else f"{plain(node.name)}: {title}"
         yield from _wrapped("; ".join([title, *facts]), width)
         for number, edge in enumerate(outline.edges):
             if edge.source == node.name:

@@ -333,20 +333,24 @@ class _Picture:
         return Line(tuple(points), tuple(link.arrows), wire.net, head, link.upwards)
 
     def _frames(self, boxes: Sequence[Box]) -> Iterator[tuple[tuple[str, ...], Box]]:
+        """Yield the frames of branches of several nodes; one in which something else would stand is left out."""
         groups: dict[tuple[str, ...], None] = {}
         for item in self._layers.items:
             for depth in range(1, len(item.size.group) + 1):
                 groups[item.size.group[:depth]] = None
+        framed: list[tuple[tuple[str, ...], Box]] = []
         for group in sorted(groups, key=len):
             inside = [item.size.group[: len(group)] == group for item in self._layers.items]
             frame = self._around([box for box, is_in in zip(boxes, inside, strict=True) if is_in], group)
             others = [box for box, is_in in zip(boxes, inside, strict=True) if not is_in]
-            if not any(_overlap(frame, other) for other in others):
-                yield group, frame
+            others += [box for other, box in framed if other != group[: len(other)]]
+            if sum(inside[: self._nodes]) > 1 and not any(_overlap(frame, other) for other in others):
+                framed.append((group, frame))
+        yield from framed
 
     def _around(self, boxes: Sequence[Box], group: tuple[str, ...]) -> Box:
         depth = max(len(item.size.group) for item in self._layers.items if item.size.group[: len(group)] == group)
-        margin = self._metrics.frame * (depth - len(group) + 1)
+        margin = self._metrics.frame * (depth - len(group) + 1) - self._metrics.frame // 4
         left, top = min(box.x for box in boxes) - margin, min(box.y for box in boxes) - margin
         right, bottom = max(box.x + box.width for box in boxes), max(box.y + box.height for box in boxes)
         return Box(left, top, right + margin - left, bottom + margin - top)

@@ -12,14 +12,22 @@ from typing import TYPE_CHECKING
 
 from orchestra.graph.drawing.layers import Arrow, Size
 from orchestra.graph.drawing.layout import Metrics, lay_out
+from orchestra.graph.drawing.states import MARKS
 from orchestra.graph.drawing.text import columns, cut
-from orchestra.graph.drawing.wording import about_arrow, facts_of, forks_at, heading_of, label_of, title_of, visit_of
+from orchestra.graph.drawing.wording import (
+    about_arrow,
+    heading_of,
+    label_of,
+    lines_of_arrow,
+    lines_of_node,
+    title_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from orchestra.graph.drawing.layout import Box, Layout, Line
-    from orchestra.graph.drawing.route import Route, State
+    from orchestra.graph.drawing.route import Route
     from orchestra.graph.outline import Outline, OutlineEdge, OutlineNode
 
 _METRICS = Metrics(gap=28, line=12, head=18, lead=12, frame=10)
@@ -29,14 +37,6 @@ _COLUMN = 7.3
 _ROW = 16
 _MOST_COLUMNS = 40
 _ROUND = 6
-_MARKS: dict[State, str] = {
-    "done": "✓ ",
-    "running": "▶ ",
-    "waiting": "? ",
-    "failed": "✗ ",
-    "interrupted": "! ",
-    "not-reached": "",
-}
 STYLE = """
 .og-graph{--og-ink:#1f2328;--og-dim:#59636e;--og-line:#818b98;--og-box:#f6f8fa;--og-edge:#9aa4b0;--og-frame:#818b98;
 --og-taken:#0969da;--og-done:#1a7f37;--og-running:#0969da;--og-waiting:#9a6700;--og-failed:#cf222e;
@@ -78,7 +78,7 @@ class _Drawing:
     def __init__(self, outline: Outline, route: Route | None) -> None:
         self._outline = outline
         self._route = route
-        self._facts = [[*self._facts_of(node)] for node in outline.nodes]
+        self._facts = [lines_of_node(node, outline, route)[1:] for node in outline.nodes]
         self._labels = [self._label(number, edge) for number, edge in enumerate(outline.edges)]
 
     def elements(self) -> Iterator[str]:
@@ -110,22 +110,16 @@ class _Drawing:
         end = next((place for place, node in enumerate(self._outline.nodes) if node.kind == "end"), None)
         return lay_out(sizes, arrows, _METRICS, end)
 
-    def _facts_of(self, node: OutlineNode) -> Iterator[str]:
-        yield from facts_of(node, self._outline)
-        if self._route is not None:
-            yield from visit_of(self._route.at(node.name), node.kind)
-            yield from forks_at(node.name, self._route)
-
     def _label(self, number: int, edge: OutlineEdge) -> list[str]:
-        lines = label_of(edge)
-        if edge.source == edge.target or not lines:
+        if edge.source == edge.target or not label_of(edge):
             return []
-        taken = self._route.along(number) if self._route else 0
-        return [*lines, f"taken {taken}x"] if taken else lines
+        return lines_of_arrow(edge, self._route.along(number) if self._route else None)
 
     def _name(self, node: OutlineNode) -> str:
-        mark = _MARKS[self._route.at(node.name).state] if self._route and node.kind not in ("start", "end") else ""
-        return mark + title_of(node)
+        title = title_of(node)
+        if self._route is None or node.kind in ("start", "end"):
+            return title
+        return f"{MARKS[self._route.at(node.name).state]} {title}"
 
     def _size(self, place: int, node: OutlineNode) -> Size:
         facts = self._facts[place]

@@ -23,6 +23,19 @@ def title_of(node: OutlineNode) -> str:
     return plain(node.name)
 
 
+def lines_of_node(node: OutlineNode, outline: Outline, route: Route | None, *, model: bool = True) -> list[str]:
+    """Return what stands in a node: how it is called, what it is, and what a session did there."""
+    lines = [title_of(node), *facts_of(node, outline, model=model)]
+    if route is not None:
+        lines += [*visit_of(route.at(node.name), node.kind), *forks_at(node.name, route)]
+    return lines
+
+
+def lines_of_arrow(edge: OutlineEdge, taken: int | None) -> list[str]:
+    """Return what stands at an arrow, with how often a session has taken it."""
+    return [*label_of(edge), *([f"taken {taken}x"] if taken else [])]
+
+
 def facts_of(node: OutlineNode, outline: Outline, *, model: bool = True) -> Iterator[str]:
     """Yield what a node is, a fact a line."""
     if node.mode == "interactive":
