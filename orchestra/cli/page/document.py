@@ -68,7 +68,7 @@ def _body(report: Report, made: float) -> Iterator[Element]:
         heading(report, made),
         el("section", el("h2", "Graph"), picture(report.outline, report.route, report.record.session_id), id="graph"),
         el("section", el("h2", "Timeline"), timeline(report.overview, turns.anchors), id="time"),
-        el("section", el("h2", "Costs"), costs(report.overview.spending), id="costs"),
+        el("section", el("h2", "Costs"), costs(report.overview), id="costs"),
         el("section", el("h2", "Turns"), turns.nodes(), id="turns"),
     )
     version = metadata.version("orchestra-agents")

@@ -25,6 +25,7 @@ GLYPHS = {
     "running": "▶",
     "created": "▶",
 }
+MOST_CONFLICTS = 200
 _MOST = 60_000
 """Bytes of what was handed over at the end."""
 
@@ -77,7 +78,10 @@ def _facts(report: Report, made: float) -> Iterator[Node]:
             "took", duration((made if at_work else overview.ended) - overview.started) + " so far" * at_work
         )
     agents = len({turn.agent for turn in overview.turns})
-    yield from _fact("turns", f"{len(overview.turns):,} of {counted(agents, 'agent or step', 'agents and steps')}")
+    copied = sum(turn.is_copied for turn in overview.turns)
+    before = f", {copied:,} of them before the fork" if copied else ""
+    of_whom = counted(agents, "agent or step", "agents and steps")
+    yield from _fact("turns", f"{len(overview.turns):,} of {of_whom}{before}")
     yield from _fact("tokens", tokens(total))
     yield from _fact("cost", cost(total))
     yield from _fact("checkpoints", f"{record.checkpoints:,}")
@@ -122,7 +126,8 @@ def _result(report: Report) -> Iterator[Node]:
     for name, output in outputs.items():
         text = output["text"] if isinstance(output, dict) and isinstance(output.get("text"), str) else output
         if isinstance(text, str):
-            yield el("div", name, class_="label")
+            decided = f" ({output['decision']})" if isinstance(output, dict) and output.get("decision") else ""
+            yield el("div", f"{name}{decided}", class_="label")
             yield el("pre", room.take(text)[0], class_="text prose result", tabindex=0)
         else:
             yield value_block(text, room, label=name)
@@ -130,8 +135,30 @@ def _result(report: Report) -> Iterator[Node]:
     heads = el("tr", [el("th", name, scope="col") for name in ("repo", "base", "result", "branch", "changed")])
     if rows:
         yield el("div", el("table", el("thead", heads), el("tbody", rows)), class_="scroll")
+    yield from _conflicts(report)
     yield el("h3", "What to type next")
     yield el("pre", "\n".join(_next(report)), class_="text")
+
+
+def _conflicts(report: Report) -> Iterator[Element]:
+    found = report.conflicts()
+    if found:
+        heads = el("tr", [el("th", name, scope="col") for name in ("repo", "path", "kind", "agents", "resolved by")])
+        rows = [
+            el(
+                "tr",
+                el("td", str(one["repo"])),
+                el("td", el("code", str(one["path"])[:500])),
+                el("td", str(one["kind"])),
+                el("td", ", ".join(map(str, one["agents"]))),
+                el("td", str(one["resolved_by"] or "no agent")),
+            )
+            for one in found[:MOST_CONFLICTS]
+        ]
+        yield el("h3", "Conflicts")
+        yield el("div", el("table", el("thead", heads), el("tbody", rows)), class_="scroll")
+        if len(found) > MOST_CONFLICTS:
+            yield el("p", f"{counted(len(found) - MOST_CONFLICTS, 'path')} left out", class_="left-out")
 
 
 def _repo(name: str, stored: Mapping[str, Any], commit: str, change: Change | None) -> Element:

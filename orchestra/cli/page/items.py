@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from orchestra.cli.page.html import el
 from orchestra.cli.page.texts import arguments, block, gist, value_block
 from orchestra.cli.page.words import counted, duration
+from orchestra.cli.prices import price
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -40,12 +41,11 @@ def _said(payload: Any, room: Room) -> Node:
 def _model(payload: Any, room: Room) -> Node:
     del room
     cached = payload.get("cached_tokens") or 0
-    cost = payload.get("cost_usd")
     facts = [
         f"{payload.get('provider')}/{payload.get('model')}",
         f"{payload.get('input_tokens') or 0:,} in" + (f" ({cached:,} cached)" if cached else ""),
         f"{payload.get('output_tokens') or 0:,} out",
-        "cost unknown" if cost is None else f"${cost:.4f}",
+        price(payload.get("cost_usd")),
         duration(payload.get("duration_s") or 0.0),
         str(payload.get("stop_reason") or ""),
     ]

@@ -10,7 +10,8 @@ from orchestra.cli.page.html import el
 from orchestra.cli.page.items import items
 from orchestra.cli.page.patches import changes
 from orchestra.cli.page.texts import Room, block
-from orchestra.cli.page.words import clock, cost, counted, duration
+from orchestra.cli.page.words import clock, counted, duration
+from orchestra.cli.prices import price_of
 from orchestra.runtime.report.overview import seconds_of
 
 if TYPE_CHECKING:
@@ -165,11 +166,11 @@ def _facts(turn: TurnFacts) -> Iterator[str]:
     if first is not None:
         yield clock(first)
     yield duration(turn.seconds)
-    spent = turn.spent
-    if spent.calls or spent.failed:
-        yield counted(spent.tokens, "token")
-        yield {"nothing": "no cost", "unknown": "cost unknown"}.get(cost(spent), cost(spent))
-        yield counted(spent.calls, "model call") + (f", {spent.failed} failed" if spent.failed else "")
+    usage = turn.usage
+    if usage.model_calls or turn.failed_calls:
+        yield counted(usage.input_tokens + usage.output_tokens, "token")
+        yield price_of(usage)
+        yield counted(usage.model_calls, "model call") + (f", {turn.failed_calls} failed" if turn.failed_calls else "")
     if calls := turn.tools.total():
         yield counted(calls, "tool call") + (f", {turn.failed_tools} failed" if turn.failed_tools else "")
 

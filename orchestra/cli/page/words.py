@@ -5,8 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from orchestra.cli.prices import price_of
+
 if TYPE_CHECKING:
-    from orchestra.runtime.report.spending import Spent
+    from orchestra.runtime.spending import Usage
 
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 _TENTHS_UP_TO = 10
@@ -42,17 +44,12 @@ def counted(count: int, what: str, many: str | None = None) -> str:
     return f"{count:,} {what if count == 1 else many or what + 's'}"
 
 
-def cost(spent: Spent) -> str:
+def cost(usage: Usage) -> str:
     """Say what calls have cost: unknown stays unknown, and what is known of a part is the least."""
-    if not spent.calls:
-        return "nothing"
-    if spent.unpriced == spent.calls:
-        return "unknown"
-    known = f"${spent.cost_usd:.4f}" if spent.cost_usd < 100 else f"${spent.cost_usd:,.2f}"  # noqa: PLR2004 - cents do
-    return f"at least {known}" if spent.unpriced else known
+    return price_of(usage).removeprefix("cost ") if usage.model_calls else "nothing"
 
 
-def tokens(spent: Spent) -> str:
+def tokens(usage: Usage) -> str:
     """Say how many tokens went in and out."""
-    cached = f" ({spent.cached_tokens:,} cached)" if spent.cached_tokens else ""
-    return f"{spent.input_tokens:,} in{cached}, {spent.output_tokens:,} out"
+    cached = f" ({usage.cached_tokens:,} cached)" if usage.cached_tokens else ""
+    return f"{usage.input_tokens:,} in{cached}, {usage.output_tokens:,} out"

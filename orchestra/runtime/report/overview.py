@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from orchestra.graph.outline import Outline
-from orchestra.runtime.report.spending import Spending, Spent
+from orchestra.runtime.spending import Spending, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -72,7 +72,9 @@ class TurnFacts:
     is_copied: bool = False
     """Whether a fork has it from the session that it has left."""
     stretches: list[Stretch] = field(default_factory=list)
-    spent: Spent = field(default_factory=Spent)
+    usage: Usage = field(default_factory=Usage)
+    failed_calls: int = 0
+    """Attempts of model calls that have failed."""
     tools: Counter[str] = field(default_factory=Counter)
     failed_tools: int = 0
 
@@ -223,12 +225,11 @@ class _Fold:
             self._begin(key, facts, Stretch("model", now, name=str(payload.get("model"))))
         elif kind == "model_ended":
             self._end(key, now)
-            facts.spent.add(payload)
+            facts.usage.add(payload)
             self._spending.add(facts.agent, payload)
         elif kind == "model_failed":
             self._end(key, now, ok=False)
-            facts.spent.failed += 1
-            self._spending.add_failed(facts.agent, payload)
+            facts.failed_calls += 1
 
     def _tool_event(
         self, place: tuple[Any, ...], facts: TurnFacts, kind: str, payload: Mapping[str, Any], now: float

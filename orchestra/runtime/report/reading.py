@@ -12,7 +12,7 @@ from orchestra.runtime.event_log import Selection, last_event, next_events
 from orchestra.runtime.history import read_history
 from orchestra.runtime.naming import short_ids
 from orchestra.runtime.observability import Event
-from orchestra.runtime.outcome import read_outputs, read_result
+from orchestra.runtime.outcome import read_conflicts, read_outputs, read_result
 from orchestra.runtime.report.changes import Change, Changes
 from orchestra.runtime.report.overview import OVERVIEW_TYPES, fold_overview
 from orchestra.runtime.report.redaction import (
@@ -111,6 +111,11 @@ class Report:
         last = {edge.source for edge in outline.edges if edge.target == "END"} if outline else set()
         outputs = {name: output for name, output in read_outputs(self._files).items() if name in last}
         return {name: hidden(output) for name, output in outputs.items()} if self.redact else outputs
+
+    def conflicts(self) -> list[dict[str, Any]]:
+        """Return every conflict, path by path: `repo`, `path`, `kind`, `agents`, `resolved_by`."""
+        found = read_conflicts(self._files)
+        return [{**one, "path": hidden(one["path"])} for one in found] if self.redact else found
 
     def _overview(self) -> Overview:
         found = fold_overview(self._told_first(event) for event in self._events(Selection(OVERVIEW_TYPES)))
