@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from html import escape as escape_html
 from typing import TypeAlias
 
@@ -118,8 +119,9 @@ def visible(text: str) -> str:
     """Make visible what is not: control characters, lone surrogates, what changes the direction of a text."""
     if text.isascii() and text.isprintable():
         return text
-    return _UNSEEN.sub(_seen, text.replace("\r\n", "\n"))
+    return _UNSEEN.sub(lambda match: _seen(match[0]), text.replace("\r\n", "\n"))
 
 
-def _seen(match: re.Match[str]) -> str:
-    return match[0] if match[0] in _JOINERS else escape(match[0])
+@lru_cache(maxsize=4_096)
+def _seen(char: str) -> str:
+    return char if char in _JOINERS else escape(char)

@@ -16,16 +16,24 @@ if TYPE_CHECKING:
     from orchestra.cli.page.texts import Room
     from orchestra.runtime.observability import Event
 
+_ENTRY = 200
+"""Bytes that an entry takes beside its texts, about."""
 
-def items(events: Iterable[Event], room: Room) -> Iterator[Element]:
-    """Yield what a page shows of the events of a turn (`story.tell`), each made when it is asked for."""
+
+def items(events: Iterable[Event], room: Room) -> Iterator[Element | None]:
+    """Yield what a page shows of the events of a turn (`story.tell`); None: there is no room left for it."""
     attempt = 1
     for event in events:
+        show = _SHOWN.get(event.type)
+        if room.left <= 0:
+            if show is not None:
+                yield None
+            continue
         if (event.attempt or 1) != attempt:
             attempt = event.attempt or 1
             yield el("h4", f"Attempt {attempt}")
-        show = _SHOWN.get(event.type)
         if show is not None:
+            room.left -= _ENTRY
             yield el("div", show(event.payload, room), class_=f"item item-{_STYLES.get(event.type, 'plain')}")
 
 

@@ -38,8 +38,8 @@ class Room:
 
     def take(self, text: str) -> tuple[str, int]:
         """Return as much of a text as there is room for, and how many characters are left out."""
-        shown = text[:MOST]
         room = max(self.left, _LEAST)
+        shown = text[: min(MOST, room)]
         while (needed := len(escaped(shown).encode())) > room:
             shown = shown[: int(len(shown) * room / needed * 0.95)]
         self.left -= needed

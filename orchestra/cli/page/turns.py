@@ -100,11 +100,10 @@ class Turns:
         command = self._events(turn.agent)
         untold = 0
         for item in items(self._report.story(turn), room):
-            if untold or room.left <= 0:
+            if item is None:
                 untold += 1
-                continue
-            room.left -= _EVENT // 2
-            yield item
+            else:
+                yield item
         found = self._report.changes.of(self._report.commits_around(turn))
         if found:
             yield changes(found, self._diff(turn))
