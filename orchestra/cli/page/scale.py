@@ -77,7 +77,7 @@ class Scale:
 
     def _lay_out(self, busy: list[tuple[float, float]]) -> list[_Segment]:
         worked = sum(end - start for start, end in busy)
-        long = max(_LEAST, _LONG * worked)
+        long = max(_LEAST, _LONG * worked) if worked else self.end - self.start
         parts: list[tuple[float, float, bool]] = []
         for start, end in busy:
             if parts and start - parts[-1][1] <= long:

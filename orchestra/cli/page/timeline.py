@@ -116,10 +116,12 @@ class _Timeline:
 
     def _lane(self, number: int, lane: Sequence[TurnFacts]) -> Iterator[Element]:
         top = _TOP + number * _LANE
+        untold = (part for turn in lane if turn.key not in self._anchors for part in turn.stretches)
+        yield from self._calls(top, "turn", (part for part in untold if part.kind == "turn"))
         for turn in lane:
-            bars = [self._bar(top, part, turn) for part in turn.stretches if part.kind in ("turn", "person")]
-            anchor = self._anchors.get(turn.key)
-            yield el("a", bars, href=f"#{anchor}") if anchor else el("g", bars)
+            if anchor := self._anchors.get(turn.key):
+                bars = [self._bar(top, part, turn) for part in turn.stretches if part.kind in ("turn", "person")]
+                yield el("a", bars, href=f"#{anchor}")
         for kind in ("model", "tool"):
             parts = (part for turn in lane for part in turn.stretches if part.kind == kind)
             yield from self._calls(top, kind, parts)
@@ -146,7 +148,7 @@ class _Timeline:
     def _joined(self, top: int, kind: str, parts: Sequence[Stretch]) -> Element:
         first, last = parts[0], max(part.end or part.start for part in parts)
         what = first.name if all(part.name == first.name for part in parts) else f"{kind}s"
-        many = f", {len(parts):,} calls" if len(parts) > 1 else ""
+        many = f", {counted(len(parts), 'turn' if kind == 'turn' else 'call')}" if len(parts) > 1 else ""
         bad = not all(part.ok for part in parts)
         told = f"{what}{many}, {duration(last - first.start)}{', failed' if bad else ''}"
         return self._rect(top, kind, first.start, last, f"call call-{kind}{' bad' if bad else ''}", told)

@@ -100,11 +100,9 @@ class Overview:
     spending: Spending
     outline: Outline | None
     """None: the log does not tell it."""
-    pipeline: str | None
     started: float | None
     """When it began, a fork after what it has from the other session; None: nothing has happened yet."""
     ended: float | None
-    events: int
 
 
 def seconds_of(time: str) -> float:
@@ -124,10 +122,9 @@ class _Fold:
     def __init__(self) -> None:
         self._turns: dict[tuple[str, int], TurnFacts] = {}
         self._happenings: list[Event] = []
-        self._untold = self._events = 0
+        self._untold = 0
         self._spending = Spending()
         self._graph: Any = None
-        self._pipeline: str | None = None
         self._started: float | None = None
         self._last: float | None = None
         self._open: dict[tuple[Any, ...], Stretch] = {}
@@ -142,14 +139,11 @@ class _Fold:
             untold=self._untold,
             spending=self._spending,
             outline=_outline(self._graph),
-            pipeline=self._pipeline,
             started=self._started,
             ended=self._last,
-            events=self._events,
         )
 
     def add(self, event: Event) -> None:
-        self._events += 1
         now = seconds_of(event.time)
         if self._started is None or event.type == "session_forked":
             self._started = now
@@ -173,7 +167,6 @@ class _Fold:
     def _session_event(self, event: Event) -> None:
         if event.type in ("session_started", "session_resumed"):
             self._graph = event.payload.get("graph") or self._graph
-            self._pipeline = str(event.payload.get("pipeline", self._pipeline))
         if event.type == "session_forked":
             for turn in self._turns.values():
                 turn.is_copied = True
@@ -203,7 +196,7 @@ class _Fold:
         facts.state = _STATES.get(kind, facts.state)
         place = (*key, event.attempt)
         if kind == "turn_started":
-            self._begin((*place, "turn"), facts, Stretch("turn", now))
+            self._begin((*place, "turn"), facts, Stretch("turn", now, name=node))
         elif kind in ("turn_ended", "turn_failed"):
             self._end((*place, "turn"), now, ok=kind == "turn_ended")
             for name in ("model", "person"):

@@ -16,9 +16,11 @@ from orchestra.runtime.outcome import read_conflicts, read_outputs, read_result
 from orchestra.runtime.report.changes import Change, Changes
 from orchestra.runtime.report.overview import OVERVIEW_TYPES, fold_overview
 from orchestra.runtime.report.redaction import (
+    conflict_without_contents,
     hidden,
     outline_without_contents,
     record_without_contents,
+    route_without_contents,
     without_contents,
 )
 from orchestra.runtime.report.story import tell
@@ -115,7 +117,7 @@ class Report:
     def conflicts(self) -> list[dict[str, Any]]:
         """Return every conflict, path by path: `repo`, `path`, `kind`, `agents`, `resolved_by`."""
         found = read_conflicts(self._files)
-        return [{**one, "path": hidden(one["path"])} for one in found] if self.redact else found
+        return [*map(conflict_without_contents, found)] if self.redact else found
 
     def _overview(self) -> Overview:
         found = fold_overview(self._told_first(event) for event in self._events(Selection(OVERVIEW_TYPES)))
@@ -137,7 +139,10 @@ class Report:
             yield from (Event(**event) for event in events)
 
     def _route(self, root: Path) -> Route | None:
-        return None if self.outline is None else read_route(self._files, self.outline, root)
+        if self.outline is None:
+            return None
+        route = read_route(self._files, self.outline, root)
+        return route_without_contents(route) if self.redact else route
 
     def _known_turns(self) -> Iterator[Turn]:
         for entry in self._history.entries:

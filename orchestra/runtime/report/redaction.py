@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from orchestra.graph.drawing.route import Route
     from orchestra.graph.outline import Outline
     from orchestra.runtime.store import SessionRecord
 
@@ -58,19 +59,19 @@ KEPT: Mapping[str, frozenset[str]] = {
 def without_contents(kind: str, payload: Mapping[str, Any]) -> dict[str, Any]:
     """Return the payload of an event with its contents hidden."""
     kept = KEPT.get(kind, frozenset())
-    return {key: _named(value) if key in kept else hidden(value) for key, value in payload.items()}
+    return {key: named(value) if key in kept else hidden(value) for key, value in payload.items()}
 
 
 def record_without_contents(record: SessionRecord) -> SessionRecord:
     """Return what the database says of a session, without contents; branches and paths are such."""
     origin = record.forked_from
-    forked = {key: _named(origin.get(key)) for key in ("session_id", "checkpoint_id", "seq")} if origin else None
+    forked = {key: named(origin.get(key)) for key in ("session_id", "checkpoint_id", "seq")} if origin else None
     return replace(
         record,
-        pipeline=_named(record.pipeline),
-        inputs={_named(name): hidden(value) for name, value in record.inputs.items()},
+        pipeline=named(record.pipeline),
+        inputs={named(name): hidden(value) for name, value in record.inputs.items()},
         workspace={
-            _named(name): {"path": "", "branch": None, "base": repo["base"]} for name, repo in record.workspace.items()
+            named(name): {"path": "", "branch": None, "base": repo["base"]} for name, repo in record.workspace.items()
         },
         settings={"forked_from": forked} if forked else {},
         waiting_for=_only(record.waiting_for, "agent"),
@@ -80,13 +81,29 @@ def record_without_contents(record: SessionRecord) -> SessionRecord:
 
 def outline_without_contents(outline: Outline) -> Outline:
     """Return a graph with its names, without its description and the labels of its arrows."""
-    return replace(
-        outline,
-        description="",
-        edges=tuple(
-            replace(edge, label=None, condition=edge.condition and _named(edge.condition)) for edge in outline.edges
-        ),
-    )
+    nodes = [
+        replace(
+            node,
+            **{key: named(getattr(node, key)) for key in ("mode", "model", "tool")},
+            writes=tuple(map(named, node.writes)),
+            branches=tuple(map(named, node.branches)),
+        )
+        for node in outline.nodes
+    ]
+    edges = [replace(edge, label=None, condition=named(edge.condition)) for edge in outline.edges]
+    return replace(outline, pipeline=named(outline.pipeline), description="", nodes=tuple(nodes), edges=tuple(edges))
+
+
+def route_without_contents(route: Route) -> Route:
+    """Return the way that a session took, without what is no name."""
+    origin = route.forked_from
+    ids = {key: named(getattr(origin, key)) for key in ("session_id", "checkpoint_id")} if origin else {}
+    return replace(route, forked_from=origin and replace(origin, **ids))
+
+
+def conflict_without_contents(conflict: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a path that conflicted, without the path."""
+    return {key: hidden(value) if key == "path" else named(value) for key, value in conflict.items()}
 
 
 def hidden(value: object) -> Any:
@@ -100,14 +117,14 @@ def hidden(value: object) -> Any:
     return "[redacted]"
 
 
-def _named(value: object) -> Any:
+def named(value: object) -> Any:
     """Return names and numbers as they are; what does not look like one is hidden."""
     if isinstance(value, list):
-        return [_named(item) for item in value]
+        return [named(item) for item in value]
     if value is None or isinstance(value, int | float):
         return value
     return value if isinstance(value, str) and _NAME.fullmatch(value) else hidden(value)
 
 
 def _only(about: dict[str, Any] | None, *keys: str) -> dict[str, Any] | None:
-    return about and {key: _named(value) if key in keys else hidden(value) for key, value in about.items()}
+    return about and {key: named(value) if key in keys else hidden(value) for key, value in about.items()}
