@@ -110,12 +110,17 @@ def seconds_of(time: str) -> float:
     return datetime.fromisoformat(time).timestamp()
 
 
-def fold_overview(events: Iterable[Event]) -> Overview:
-    """Return what events of the `OVERVIEW_TYPES` tell."""
+def fold_overview(events: Iterable[Event], *, is_driven: bool) -> Overview:
+    """Return what events of the `OVERVIEW_TYPES` tell.
+
+    Args:
+        events: Those of a session, in their order.
+        is_driven: Whether a process drives it; else nobody is at work, whatever the last events say.
+    """
     fold = _Fold()
     for event in events:
         fold.add(event)
-    return fold.overview()
+    return fold.overview(is_driven=is_driven)
 
 
 class _Fold:
@@ -130,7 +135,10 @@ class _Fold:
         self._open: dict[tuple[Any, ...], Stretch] = {}
         self._kept = 0
 
-    def overview(self) -> Overview:
+    def overview(self, *, is_driven: bool) -> Overview:
+        for turn in self._turns.values():
+            if turn.state == "running" and not is_driven:
+                turn.state = "interrupted"
         for stretch in self._open.values():
             stretch.end = self._last
         return Overview(

@@ -26,7 +26,7 @@ from orchestra.runtime.report.redaction import (
 from orchestra.runtime.report.story import tell
 from orchestra.runtime.route import read_route
 from orchestra.runtime.spans import is_inside
-from orchestra.runtime.store import open_readonly
+from orchestra.runtime.store import Status, open_readonly
 
 if TYPE_CHECKING:
     import sqlite3
@@ -120,7 +120,8 @@ class Report:
         return [*map(conflict_without_contents, found)] if self.redact else found
 
     def _overview(self) -> Overview:
-        found = fold_overview(self._told_first(event) for event in self._events(Selection(OVERVIEW_TYPES)))
+        events = (self._told_first(event) for event in self._events(Selection(OVERVIEW_TYPES)))
+        found = fold_overview(events, is_driven=self.record.status in (Status.CREATED, Status.RUNNING))
         outline = found.outline
         return replace(found, outline=outline_without_contents(outline)) if outline and self.redact else found
 
