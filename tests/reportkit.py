@@ -282,12 +282,15 @@ class Elements(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.found: list[tuple[str, tuple[tuple[str, str | None], ...]]] = []
         self.text: list[str] = []
+        self.title: str | None = None
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found.append((tag, tuple(sorted(attrs))))
 
     def handle_data(self, data: str) -> None:
         self.text.append(data)
+        if self.title is None and self.found and self.found[-1][0] == "title":
+            self.title = data
 
     def handle_comment(self, data: str) -> None:
         raise AssertionError(f"a comment: {data[:100]!r}")
