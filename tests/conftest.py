@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ import pytest
 import yaml
 
 from orchestra.testing import GitRepo, git_repo, write_script
+from tests.preloaded import COMMAND, Command, run
 from tests.session_support import check_events
 
 if TYPE_CHECKING:
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from orchestra.runtime.result import SessionResult
     from tests.pastkit import Past
 
-COMMAND = Path(sys.executable).with_name("orchestra")
-"""The installed command."""
-
 
 @dataclass
 class Workshop:
@@ -36,6 +33,8 @@ class Workshop:
     pipelines: Path
     home: Path
     events: list[Event] = field(default_factory=list)
+    fresh: bool = False
+    """Whether each command starts in a new interpreter (`preloaded.py`)."""
 
     def pipeline(
         self,
@@ -99,21 +98,13 @@ class Workshop:
 
     def cli(self, *args: str | Path, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
         """Run the installed command as a user would, without a terminal."""
-        return subprocess.run(
-            [str(COMMAND), *map(str, args)],
-            cwd=cwd or self.repo.path,
-            env=self.environment(**env),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=110,
-        )
+        return run([COMMAND, *args], cwd=cwd or self.repo.path, env=self.environment(**env), fresh=self.fresh)
 
     def start(self, *args: str | Path, **env: str) -> subprocess.Popen[str]:
         """Start the installed command in a process group of its own, for tests that kill it."""
-        return subprocess.Popen(
-            [str(COMMAND), *map(str, args)],
+        return Command(
+            [COMMAND, *args],
+            fresh=self.fresh,
             cwd=self.repo.path,
             env=self.environment(**env),
             stdin=subprocess.DEVNULL,
@@ -148,13 +139,16 @@ def repo(tmp_path: Path) -> GitRepo:
 
 
 @pytest.fixture
-def workshop(tmp_path: Path, repo: GitRepo, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workshop]:
+def workshop(
+    tmp_path: Path, repo: GitRepo, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[Workshop]:
     """A repository, a directory for pipelines beside it, and an empty home; its events are held against the schema."""
     home, pipelines = tmp_path / "home", tmp_path / "pipelines"
     home.mkdir()
     pipelines.mkdir()
     monkeypatch.setenv("HOME", str(home))
-    made = Workshop(repo, pipelines, home)
+    fresh = request.node.get_closest_marker("new_interpreter") is not None
+    made = Workshop(repo, pipelines, home, fresh=fresh)
     yield made
     check_events(made.events)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestra.testing import git_repo
+from tests.preloaded import COMMAND, Command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +39,7 @@ _ITEM = re.compile(
     r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<body>.*?)^ *```$|^<!-- test: (?P<directive>[^\n]*?) -->$",
     re.MULTILINE | re.DOTALL,
 )
+_SHELL = re.compile(r"[|&;<>$`*?~\\]")
 _VARYING = (
     (re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}\b"), "CHECKPOINT"),
     (re.compile(r"\b\d{4}-\d\d-\d\d\b"), "DATE"),
@@ -79,9 +82,16 @@ def _lines(text: str | None) -> list[str]:
 
 
 class Reader:
-    """Works through a page."""
+    """Works through a page.
 
-    def __init__(self, workshop: Workshop) -> None:
+    Args:
+        workshop: What the page's commands are run in.
+        fresh: Whether each is run by a shell as it stands; else one without anything that only a shell knows is started
+            by `preloaded.py`.
+    """
+
+    def __init__(self, workshop: Workshop, *, fresh: bool) -> None:
+        self.fresh = fresh
         self.home = workshop.home
         self.directory = workshop.home
         self.environment = workshop.environment(
@@ -150,8 +160,11 @@ class Reader:
         assert re.fullmatch(pattern, self._plain(printed)), f"not what the page shows:\n{expected}\n{shown}"
 
     def _run(self, command: str, expected: str) -> tuple[int, str]:
-        process = subprocess.Popen(
-            ["bash", "-c", f"exec {command}" if "^C\n" in expected else command],
+        words = ["bash", "-c", f"exec {command}" if "^C\n" in expected else command]
+        if not self.fresh and command.startswith("orchestra ") and not _SHELL.search(command):
+            words = [str(COMMAND), *shlex.split(command)[1:]]
+        process = Command(
+            words,
             cwd=self.directory,
             env=self.environment,
             stdin=subprocess.DEVNULL,

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Self
 
 import pyte
 
+from tests.preloaded import Command
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
@@ -38,33 +40,33 @@ class Terminal:
         columns: Of the screen.
         lines: Of the screen.
         stdout: A file for standard output, where it is redirected.
+        fresh: Whether the command starts in a new interpreter (`preloaded.py`).
     """
 
     def __init__(
         self,
-        command: Sequence[str],
+        command: Sequence[str | Path],
         *,
         directory: Path,
         environment: Mapping[str, str],
         columns: int = 80,
         lines: int = 40,
         stdout: Path | None = None,
+        fresh: bool = False,
     ) -> None:
         self.screen = pyte.HistoryScreen(columns, lines, history=5_000)
         self.written = b""
         """Everything that was written to the terminal."""
         self._stream = pyte.ByteStream(self.screen)
-        self._code: int | None = None
-        self.pid, self._master = pty.fork()
-        if self.pid == 0:
-            try:
-                if stdout is not None:
-                    os.dup2(os.open(stdout, os.O_WRONLY | os.O_CREAT), 1)
-                os.chdir(directory)
-                os.execvpe(command[0], list(command), {"TERM": "xterm-256color", **environment})  # noqa: S606
-            finally:
-                os._exit(127)
+        self._master, end = pty.openpty()
         self._set_size(columns, lines)
+        out = end if stdout is None else os.open(stdout, os.O_WRONLY | os.O_CREAT)
+        environment = {"TERM": "xterm-256color", **environment}
+        self._process = Command(
+            command, cwd=directory, env=environment, stdin=end, stdout=out, stderr=end, terminal=True, fresh=fresh
+        )
+        for fd in {end, out}:
+            os.close(fd)
 
     def __enter__(self) -> Self:
         return self
@@ -72,10 +74,12 @@ class Terminal:
     def __exit__(self, *_: object) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        if self._code is None:
-            with suppress(ChildProcessError):
-                os.waitpid(self.pid, 0)
+        self._process.wait()
         os.close(self._master)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def display(self) -> str:
@@ -120,9 +124,7 @@ class Terminal:
         while self._read(deadline - time.monotonic()):
             pass
         assert time.monotonic() < deadline, f"it does not end; on the screen is:\n{self.whole}"
-        if self._code is None:
-            self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        return self._code
+        return self._process.wait(PATIENCE)
 
     def modes(self) -> list[object]:
         """Return how the terminal treats what is typed."""

@@ -23,8 +23,8 @@ from orchestra.runtime.event_types import EVENT_TYPES
 from orchestra.runtime.result import SessionResult
 from orchestra.runtime.store import SessionRecord, Status, session_ids
 from tests.commandkit import Said
-from tests.conftest import COMMAND
 from tests.gitkit import git, make_repo
+from tests.preloaded import COMMAND
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -33,7 +33,7 @@ def _name(page: Path) -> str:
 
 @pytest.mark.parametrize("page", RUN, ids=_name)
 def test_the_examples_of_a_page_print_what_it_shows(page: Path, workshop: Workshop) -> None:
-    reader = Reader(workshop)
+    reader = Reader(workshop, fresh=page.parent.name in {ROOT.name, "tutorial"})
     for example in examples(page):
         reader.follow(example)
 

@@ -17,8 +17,8 @@ from orchestra.runtime.naming import short_id
 from orchestra.runtime.store import find_session, read_checkpoints
 from orchestra.runtime.tracing import trace
 from tests.commandkit import Said
-from tests.conftest import COMMAND
 from tests.pastkit import HOSTILE, Past, change, fork
+from tests.preloaded import COMMAND
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -144,7 +144,7 @@ async def test_a_payload_is_cut_and_holds_only_what_the_database_takes(connectio
         deep = [deep]
     log = ObservabilityLogger(connection, asyncio.Lock())
     payload: dict[Any, Any] = {
-        "long": "x" * (MAX_TEXT + 7),
+        "long": "x" * MAX_TEXT + "the end",
         "many": list(range(MAX_ITEMS + 3)),
         "keys": dict.fromkeys(range(MAX_ITEMS + 3), 1),
         "name": os.fsdecode(b"caf\xe9"),
@@ -157,7 +157,8 @@ async def test_a_payload_is_cut_and_holds_only_what_the_database_takes(connectio
 
     ((_, _, written),) = await rows(connection)
     found = json.loads(written)
-    assert found["long"] == "x" * MAX_TEXT + "[… 7 characters cut]"
+    head, cut, tail = found["long"].partition("[… 7 characters cut …]")
+    assert (len(head) + len(tail), bool(cut), tail[-8:]) == (MAX_TEXT, True, "xthe end")
     assert found["many"][-2:] == [MAX_ITEMS - 1, "… 3 more"]
     assert len(found["keys"]) == MAX_ITEMS + 1
     assert found["name"] == "caf\\udce9"

@@ -132,7 +132,8 @@ class AgentHarness:
             turn.emit("prompt_given", system=prompt, message=message)
         speech = Speech(turn, self._resolver.redact, spoken=self._interaction is not None)
         first = {"messages": [HumanMessage(message)], "snapshot": turn.start}
-        result = self._result(await agent.ainvoke(first, _with_callback(inner, speech)))
+        named: RunnableConfig = {**_with_callback(inner, speech), "run_name": f"{self.name} (turn {turn.number})"}
+        result = self._result(await agent.ainvoke(first, named))
         if self._output is None and not result.text.strip():
             text = f"agent {self.name!r} ended its turn without an answer; say in its task what the answer has to hold"
             turn.emit("warning", code="empty-answer", message=text)

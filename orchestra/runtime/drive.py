@@ -35,6 +35,7 @@ from orchestra.runtime.snapshots import WorkspaceSnapshotIndex
 from orchestra.runtime.standing import Standing
 from orchestra.runtime.stopping import Countdown, StopGate, finish, forget_cancellation, in_full
 from orchestra.runtime.store import SessionRecord, Status, read_session
+from orchestra.runtime.telemetry.traced import traced
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -147,7 +148,8 @@ class _Drive:
                 await self._follow(follower)
                 self._interrupted = True
             elif self._record.status is not Status.COMPLETED:
-                await self._go_on(follower)
+                async with traced(self._record, self._pipeline, self._log):
+                    await self._go_on(follower)
             else:
                 await follower.locate(self._integrated(await self._root_snapshot()))
         finally:
@@ -237,8 +239,9 @@ class _Drive:
     async def _invoke(self, run: SessionRun) -> None:
         """Run the graph from where it stands."""
         state = self._input() if await self._is_new() else None
+        config: RunnableConfig = {**self._config, "run_name": f"{self._record.pipeline} {self._session}"}
         work: asyncio.Future[Any] = asyncio.ensure_future(
-            self._graph.ainvoke(state, self._config, context=GraphContext(run), durability="sync")
+            self._graph.ainvoke(state, config, context=GraphContext(run), durability="sync")
         )
         try:
             await finish(

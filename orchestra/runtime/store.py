@@ -104,6 +104,11 @@ class SessionFiles:
         return self.directory / "driver.log"
 
     @property
+    def sent_spans(self) -> Path:
+        """The numbers of the spans that a collector of traces has taken; there only where traces are sent."""
+        return self.directory / "sent-spans"
+
+    @property
     def cleanup_mark(self) -> Path:
         """The file that is there once a cleanup has begun to remove the session."""
         return self.directory / "cleanup"

@@ -7,8 +7,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from tests.conftest import Workshop
+
+pytestmark = pytest.mark.new_interpreter
 
 
 def test_the_demo_reviews_its_repository_without_a_key(workshop: Workshop) -> None:

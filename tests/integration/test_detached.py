@@ -18,7 +18,8 @@ import pytest
 from orchestra.errors import SessionError
 from orchestra.runtime.detached import until_driven
 from orchestra.runtime.store import find_session, read_session, session_ids
-from tests.conftest import COMMAND
+from tests import preloaded
+from tests.preloaded import COMMAND
 from tests.processes import exit_code, until
 from tests.session_support import agent, assert_consistent, chain, run_and_kill, says
 from tests.talkkit import asked, driver_of, inbox, session_of, status_of, talk, wait_for_question
@@ -108,16 +109,8 @@ def test_what_is_wrong_is_said_at_once_and_nothing_is_started(workshop: Workshop
 def test_standard_input_is_read_before_it_goes_to_the_background(workshop: Workshop) -> None:
     path, _, go_on = waits_for_a_file(workshop)
     go_on.touch()
-    done = subprocess.run(
-        [COMMAND, "run", "--detach", path, "--input", "note=-", "--json"],
-        cwd=workshop.repo.path,
-        env=workshop.environment(),
-        input="what was piped in",
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
+    command = [str(COMMAND), "run", "--detach", str(path), "--input", "note=-", "--json"]
+    done = preloaded.run(command, cwd=workshop.repo.path, env=workshop.environment(), input="what was piped in")
     document = json.loads(done.stdout)
     assert (done.returncode, list(document)) == (0, ["session_id", "status"])
     session = document["session_id"]

@@ -16,8 +16,8 @@ from orchestra.runtime.outcome import read_result
 from orchestra.runtime.store import find_session
 from orchestra.testing import git_repo
 from tests.commandkit import Said
-from tests.conftest import COMMAND
 from tests.pastkit import HOSTILE, Past, change, fork
+from tests.preloaded import COMMAND
 from tests.terminal import Terminal
 
 if TYPE_CHECKING:

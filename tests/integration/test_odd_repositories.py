@@ -14,8 +14,8 @@ from orchestra.errors import OrchestraError
 from orchestra.runtime import staging
 from orchestra.runtime.store import session_ids
 from orchestra.testing import GitRepo
-from tests.conftest import COMMAND
 from tests.gitkit import assert_sound, files_of, fingerprint, git, make_repo, show, write
+from tests.preloaded import COMMAND
 from tests.session_support import agent, chain, says, writes
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from orchestra.cli.demo import make_repository
 from orchestra.runtime.event_log import read_events
 from orchestra.runtime.store import find_session, read_checkpoints
 from orchestra.testing import write_script
-from tests.conftest import COMMAND
 from tests.gitkit import fingerprint
+from tests.preloaded import COMMAND
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +15,10 @@ from orchestra.agents.conversation import UnknownCommandError
 from orchestra.errors import OrchestraError, SessionError
 from orchestra.runtime.responding import Outcome, respond, wait_until_taken, what_is_asked
 from orchestra.runtime.store import find_session
-from tests.conftest import COMMAND
+from tests import preloaded
 from tests.integration.test_joins import CLASH, team
 from tests.integration.test_mistreated_conflicts import HUMAN
+from tests.preloaded import COMMAND
 from tests.processes import exit_code, fork, until
 from tests.session_support import assert_consistent, in_a_child, model_calls, says
 from tests.talkkit import (
@@ -100,16 +100,8 @@ def test_without_a_text_it_shows_people_what_is_asked(workshop: Workshop) -> Non
 
 def test_an_answer_is_read_from_standard_input(workshop: Workshop) -> None:
     session = workshop.json("run", talk(workshop), code=3)["session_id"]
-    done = subprocess.run(
-        [COMMAND, "respond", session, "-", "--json"],
-        cwd=workshop.repo.path,
-        env=workshop.environment(),
-        input="/done with\nthis\n",
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
+    command = [COMMAND, "respond", session, "-", "--json"]
+    done = preloaded.run(command, cwd=workshop.repo.path, env=workshop.environment(), input="/done with\nthis\n")
     assert done.returncode == 0, done.stderr
     output = json.loads(done.stdout)["agent_outputs"]["talker"]
     assert (output["decision"], output["reason"]) == ("done", "with\nthis")

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.conftest import COMMAND
+from tests import preloaded
+from tests.preloaded import COMMAND
 from tests.session_support import agent
 from tests.talkkit import answers, session_of, status_of, talk, two_talkers, writes
 from tests.terminal import CTRL_C, CTRL_D, ENTER, Terminal
@@ -35,8 +36,7 @@ def run(workshop: Workshop) -> Iterator[Opener]:
 
         def open_terminal(*args: str | Path, env: dict[str, str] | None = None, **more: Any) -> Terminal:
             environment = workshop.environment(**(env or {}))
-            command = [str(COMMAND), *map(str, args)]
-            terminal = Terminal(command, directory=workshop.repo.path, environment=environment, **more)
+            terminal = Terminal([COMMAND, *args], directory=workshop.repo.path, environment=environment, **more)
             return stack.enter_context(terminal)
 
         yield open_terminal
@@ -176,16 +176,7 @@ def test_nobody_is_asked_where_the_questions_can_not_be_read(workshop: Workshop)
 
 
 def piped(workshop: Workshop, *args: str | Path, lines: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(COMMAND), *map(str, args)],
-        cwd=workshop.repo.path,
-        env=workshop.environment(),
-        input=lines,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
+    return preloaded.run([COMMAND, *args], cwd=workshop.repo.path, env=workshop.environment(), input=lines)
 
 
 def test_piped_lines_are_turns_and_when_they_run_out_the_session_pauses(workshop: Workshop) -> None:

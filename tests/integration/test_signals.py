@@ -18,7 +18,7 @@ import pytest
 from orchestra.cli.main import app
 from orchestra.errors import SessionError
 from orchestra.runtime.store import find_session, read_session, session_ids
-from tests.conftest import COMMAND
+from tests.preloaded import COMMAND
 from tests.processes import exit_code, fork, of_session, until
 from tests.session_support import (
     agent,
