@@ -47,7 +47,10 @@ def graph_command(
     found = find_picture(target, Path.cwd(), provider=provider, repos=read_repos_given(repo))
     print_warnings(found.warnings)
     if found.also_session:
-        sys.stderr.write(f"{target} is a pipeline, and the session {found.also_session}: this is the pipeline\n")
+        from orchestra.cli.render import escape
+
+        said = f"{target} is a pipeline, and the session {found.also_session}: this is the pipeline"
+        sys.stderr.write(f"{escape(said)}\n")
     if output is not None:
         _write(_drawn(found.picture, chosen, _WIDTH, unicode=True), output)
     elif chosen == "ascii":

@@ -20,7 +20,7 @@ def check_target(target: Path, *, force: bool) -> None:
     """Refuse early where a file can't be written.
 
     Raises:
-        PipelineError: `output-exists`, `output-unwritable`.
+        PipelineError: `output-exists`, `output-failed`.
     """
     try:
         found = target.lstat()
@@ -46,7 +46,7 @@ def new_file(target: Path, *, force: bool) -> Iterator[IO[bytes]]:
     A link in its place is replaced itself, not what it leads to.
 
     Raises:
-        PipelineError: `output-exists`, `output-unwritable`.
+        PipelineError: `output-exists`, `output-failed`.
     """
     check_target(target, force=force)
     draft: Path | None = None
@@ -85,4 +85,4 @@ def _exists(target: Path) -> PipelineError:
 
 
 def _unwritable(target: Path, why: str, hint: str = "name another file") -> PipelineError:
-    return PipelineError(f"{target} can't be written: {why}", code="output-unwritable", hint=hint)
+    return PipelineError(f"{target} can't be written: {why}", code="output-failed", hint=hint)

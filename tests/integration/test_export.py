@@ -322,7 +322,7 @@ class TestItsFile:
         (tmp_path / "file").write_text("")
         with pytest.raises(PipelineError, match=why) as caught:
             export_command(in_project.session, str(tmp_path / name), force=True)
-        assert (caught.value.code, caught.value.exit_code) == ("output-unwritable", 2)
+        assert (caught.value.code, caught.value.exit_code) == ("output-failed", 2)
 
     def test_a_device_is_never_replaced(self, in_project: Past) -> None:
         with pytest.raises(PipelineError, match="is no file"):

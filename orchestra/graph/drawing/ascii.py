@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from orchestra.graph.outline import Outline, OutlineEdge, OutlineNode
 
 LEAST_WIDTH = 20
-_MOST_NODES = 300
+_MOST_NODES = 120
 """A larger graph is a list: nobody could follow its lines."""
 _LABEL = 32
 """Columns of a line of an arrow's label; all of it then stands below the picture."""
@@ -79,7 +79,7 @@ class _Sheet:
         self._route = route
         self._style = style
         self._unicode = unicode
-        self._canvas = Canvas(unicode=unicode)
+        self._canvas = Canvas(unicode=unicode, dotted=route is not None)
         self._notes: list[str] = []
         self._footnotes: list[str] = []
         """What stands below."""
@@ -170,14 +170,13 @@ class _Sheet:
 
     def _count(self, line: Line) -> None:
         """Write how often an arrow was taken beside its head, where there is room and no label tells it."""
-        if self._route is None or line.head is None:
+        if self._route is None or line.head is None or not line.is_alone or self._labels[line.arrows[0]]:
             return
-        taken = sum(map(self._route.along, line.arrows))
-        if taken > 1 and not any(self._labels[arrow] for arrow in line.arrows):
-            x, y = line.points[0] if line.upwards else (line.points[-1][0], line.points[-1][1] - 1)
-            text = f"{taken}x"
-            if self._canvas.is_free(x + 2, y, len(text)):
-                self._canvas.text(x + 2, y, text)
+        taken = self._route.along(line.arrows[0])
+        x, y = line.head if line.upwards else (line.head[0], line.head[1] - 1)
+        text = f"{taken}x"
+        if taken > 1 and self._canvas.is_free(x + 2, y, len(text)):
+            self._canvas.text(x + 2, y, text)
 
 
 def _models(outline: Outline) -> Iterator[str]:

@@ -27,10 +27,12 @@ class Canvas:
 
     Args:
         unicode: Whether box-drawing characters may be used.
+        dotted: Whether light lines are to look different from heavy ones without them, too.
     """
 
-    def __init__(self, *, unicode: bool) -> None:
+    def __init__(self, *, unicode: bool, dotted: bool = False) -> None:
         self._unicode = unicode
+        self._dotted = dotted
         self._cells: defaultdict[tuple[int, int], dict[int, Cell]] = defaultdict(dict)
         self._texts: dict[tuple[int, int], str] = {}
         self._round: set[tuple[int, int]] = set()
@@ -102,7 +104,7 @@ class Canvas:
             return " "
         cell = _seen(list(nets.values()))
         if not self._unicode:
-            return _plain(cell)
+            return _plain(cell, dotted=self._dotted and max(cell.values()) == 1)
         char = _LINES[sum(direction * weight for direction, weight in cell.items())]
         return _ROUND.get(char, char) if (x, y) in self._round else char
 
@@ -120,8 +122,10 @@ def _seen(cells: Sequence[Cell]) -> Cell:
     return together
 
 
-def _plain(cell: Cell) -> str:
+def _plain(cell: Cell, *, dotted: bool) -> str:
     is_upright, is_level = cell.keys() & {UP, DOWN}, cell.keys() & {LEFT, RIGHT}
     if is_upright and is_level:
         return "+"
-    return "|" if is_upright else "-"
+    if is_upright:
+        return ":" if dotted else "|"
+    return "." if dotted else "-"

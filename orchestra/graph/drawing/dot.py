@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from orchestra.graph.drawing.branches import branch_tree
 from orchestra.graph.drawing.states import COLOURS
+from orchestra.graph.drawing.text import plain
 from orchestra.graph.drawing.wording import heading_of, lines_of_arrow, lines_of_node
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def _nodes(branch: Branch, outline: Outline, route: Route | None, ids: dict[str,
 
 def _node(node: OutlineNode, outline: Outline, route: Route | None) -> str:
     colour = f', color="{COLOURS[route.at(node.name).state]}"' if route else ""
-    return f"label={_quoted(lines_of_node(node, outline, route))}, {_STYLES[node.kind]}{colour}"
+    return f"label={_quoted(lines_of_node(node, outline, route, loops=False))}, {_STYLES[node.kind]}{colour}"
 
 
 def _edge(edge: OutlineEdge, taken: int | None) -> str:
@@ -70,5 +71,5 @@ def _edge(edge: OutlineEdge, taken: int | None) -> str:
 
 def _quoted(lines: Iterable[str]) -> str:
     """Return lines as one quoted text; in it Graphviz would read entities, and names after a backslash."""
-    escaped = (line.replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"') for line in lines)
+    escaped = (plain(line).replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"') for line in lines)
     return '"' + r"\n".join(escaped) + '"'

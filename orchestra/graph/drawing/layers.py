@@ -213,49 +213,50 @@ class _Chains:
 def _order(layers: Layers) -> None:
     """Sort each rank, again and again by what it is linked with above or below, and keep the best."""
     above, below = layers.neighbours()
+    sorting = _Sorting(layers)
     best, fewest = [list(rank) for rank in layers.ranks], _crossings(layers, below)
     for sweep in range(_SWEEPS):
-        downwards = sweep % 2 == 0
-        ranks = layers.ranks[1:] if downwards else layers.ranks[-2::-1]
-        for rank in ranks:
-            _sort(layers, rank, above if downwards else below)
+        ranks = layers.ranks if sweep % 2 == 0 else layers.ranks[::-1]
+        beside = above if sweep % 2 == 0 else below
+        for settled, rank in pairwise(ranks):
+            sorting.sort(rank, settled, beside)
         count = _crossings(layers, below)
         if count < fewest:
             best, fewest = [list(rank) for rank in layers.ranks], count
     layers.ranks = best
 
 
-def _sort(layers: Layers, rank: list[int], beside: Mapping[int, list[int]]) -> None:
-    place = {item: number for each in layers.ranks for number, item in enumerate(each)}
-    key = {
-        item: sum(place[other] for other in beside[item]) / len(beside[item]) if beside.get(item) else place[item]
-        for item in rank
-    }
-    rank[:] = _grouped(layers, rank, key, 0)
+class _Sorting:
+    """Sorts a rank: those of one branch stand side by side, and branches in the order of the file."""
 
+    def __init__(self, layers: Layers) -> None:
+        self._groups = [item.size.group for item in layers.items]
+        self._first: dict[tuple[str, ...], int] = {}
+        """Branch → the first item in it."""
+        for place, group in enumerate(self._groups):
+            for depth in range(1, len(group) + 1):
+                self._first.setdefault(group[:depth], place)
 
-def _grouped(layers: Layers, items: Iterable[int], key: Mapping[int, float], depth: int) -> list[int]:
-    """Sort items by a key, those of one group side by side, and groups in the order of the file."""
-    units: defaultdict[object, list[int]] = defaultdict(list)
-    for item in items:
-        group = layers.items[item].size.group
-        units[group[depth] if len(group) > depth else item].append(item)
-    ordered = sorted(units, key=lambda unit: sum(key[item] for item in units[unit]) / len(units[unit]))
-    first = _first_places(layers, depth)
-    groups = iter(sorted((unit for unit in ordered if isinstance(unit, str)), key=first.__getitem__))
-    ordered = [next(groups) if isinstance(unit, str) else unit for unit in ordered]
-    sorted_items: list[int] = []
-    for unit in ordered:
-        sorted_items += _grouped(layers, units[unit], key, depth + 1) if isinstance(unit, str) else units[unit]
-    return sorted_items
+    def sort(self, rank: list[int], settled: Sequence[int], beside: Mapping[int, list[int]]) -> None:
+        """Sort a rank by where those stand that its items are linked with in the rank beside it."""
+        place = {item: number for number, item in enumerate(settled)}
+        key = {
+            item: sum(place[other] for other in beside[item]) / len(beside[item]) if beside.get(item) else number
+            for number, item in enumerate(rank)
+        }
+        rank[:] = self._sorted(rank, key, 0)
 
-
-def _first_places(layers: Layers, depth: int) -> dict[str, int]:
-    first: dict[str, int] = {}
-    for place, item in enumerate(layers.items):
-        if len(item.size.group) > depth:
-            first.setdefault(item.size.group[depth], place)
-    return first
+    def _sorted(self, items: Iterable[int], key: Mapping[int, float], depth: int) -> list[int]:
+        units: defaultdict[int | tuple[str, ...], list[int]] = defaultdict(list)
+        for item in items:
+            group = self._groups[item]
+            units[group[: depth + 1] if len(group) > depth else item].append(item)
+        ordered = sorted(units, key=lambda unit: sum(key[item] for item in units[unit]) / len(units[unit]))
+        groups = iter(sorted((unit for unit in ordered if isinstance(unit, tuple)), key=self._first.__getitem__))
+        found: list[int] = []
+        for unit in ordered:
+            found += self._sorted(units[next(groups)], key, depth + 1) if isinstance(unit, tuple) else units[unit]
+        return found
 
 
 def _crossings(layers: Layers, below: Mapping[int, list[int]]) -> int:

@@ -66,6 +66,8 @@ class Line:
     head: tuple[int, int] | None = None
     """Where an arrow ends, and `upwards` in which direction."""
     upwards: bool = False
+    is_alone: bool = False
+    """It is a part of one arrow only, and no other one ends where it does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +189,7 @@ class _Picture:
         is_parted = len({other.upwards for other in links}) > 1
         other = ports.down if link.upwards else ports.up
         is_near = is_parted and abs(place - other) < 2 * self._metrics.line
-        is_inside = self._metrics.line <= place < width - self._metrics.line
+        is_inside = 2 * self._metrics.line <= place < width - 2 * self._metrics.line
         if self._layers.items[item].kind != "node" or not (is_alone and is_inside) or is_near:
             return False
         if link.upwards:
@@ -326,11 +328,12 @@ class _Picture:
             y = begin + track * self._step
             points += [(points[-1][0], y), (x, y)]
         points.append((lower_x, bottom))
-        end = link.upper if link.upwards else link.lower
+        end, beside = (link.upper, self._below) if link.upwards else (link.lower, self._above)
         head = None
         if items[end].kind == "node":
             head = (upper_x, top) if link.upwards else (lower_x, bottom)
-        return Line(tuple(points), tuple(link.arrows), wire.net, head, link.upwards)
+        is_alone = sum(len(other.arrows) for other in beside[end] if other.upwards == link.upwards) == 1
+        return Line(tuple(points), tuple(link.arrows), wire.net, head, link.upwards, is_alone)
 
     def _frames(self, boxes: Sequence[Box]) -> Iterator[tuple[tuple[str, ...], Box]]:
         """Yield the frames of branches of several nodes; one in which something else would stand is left out."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from orchestra.graph.drawing.branches import branch_tree
 from orchestra.graph.drawing.states import COLOURS
+from orchestra.graph.drawing.text import plain
 from orchestra.graph.drawing.wording import heading_of, lines_of_arrow, lines_of_node
 
 if TYPE_CHECKING:
@@ -39,8 +40,9 @@ def _lines(outline: Outline, route: Route | None) -> Iterator[str]:
         for state, colour in COLOURS.items():
             reached = [ids[node.name] for node in outline.nodes if route.at(node.name).state == state]
             if reached:
-                yield f"    classDef {state} stroke:{colour},stroke-width:2px"
-                yield f"    class {','.join(reached)} {state}"
+                name = state.replace("-", "")
+                yield f"    classDef {name} stroke:{colour},stroke-width:2px"
+                yield f"    class {','.join(reached)} {name}"
 
 
 def _nodes(branch: Branch, outline: Outline, route: Route | None, ids: dict[str, str], indent: str) -> Iterator[str]:
@@ -54,7 +56,7 @@ def _nodes(branch: Branch, outline: Outline, route: Route | None, ids: dict[str,
 
 def _node(node: OutlineNode, outline: Outline, route: Route | None) -> str:
     begin, end = _SHAPES.get(node.kind, ("(", ")"))
-    return f'{begin}"{_joined(lines_of_node(node, outline, route))}"{end}'
+    return f'{begin}"{_joined(lines_of_node(node, outline, route, loops=False))}"{end}'
 
 
 def _arrow(edge: OutlineEdge, taken: int | None) -> str:
@@ -68,4 +70,4 @@ def _joined(lines: Iterable[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    return "".join(char if char.isalnum() or char in _HARMLESS else f"#{ord(char)};" for char in text)
+    return "".join(char if char.isalnum() or char in _HARMLESS else f"#{ord(char)};" for char in plain(text))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from orchestra.graph.drawing.layers import Arrow, Size
 from orchestra.graph.drawing.layout import Metrics, lay_out
 from orchestra.graph.drawing.states import MARKS
-from orchestra.graph.drawing.text import columns, cut
+from orchestra.graph.drawing.text import columns, cut, plain
 from orchestra.graph.drawing.wording import (
     about_arrow,
     heading_of,
@@ -36,6 +36,9 @@ _COLUMN = 7.3
 """Pixels of a column of text at 12 pixels."""
 _ROW = 16
 _MOST_COLUMNS = 40
+_MOST_NODES = 400
+_MOST_ARROWS = 1500
+"""Of a larger graph nobody could follow the lines, and to lay them out would take long."""
 _ROUND = 6
 STYLE = """
 .og-graph{--og-ink:#1f2328;--og-dim:#59636e;--og-line:#818b98;--og-box:#f6f8fa;--og-edge:#9aa4b0;--og-frame:#818b98;
@@ -71,7 +74,16 @@ def render_svg(outline: Outline, route: Route | None = None) -> str:
         outline: The graph.
         route: What a session did.
     """
+    if len(outline.nodes) > _MOST_NODES or len(outline.edges) > _MOST_ARROWS:
+        return _too_large(outline)
     return "".join(_Drawing(outline, route).elements())
+
+
+def _too_large(outline: Outline) -> str:
+    count = f"{len(outline.nodes):,} nodes, {len(outline.edges):,} arrows"
+    text = _text(300, 12, f"too large: {count}", "og-fact")
+    head = '<svg xmlns="http://www.w3.org/2000/svg" class="og-graph" role="img" width="600" height="40"'
+    return f'{head} viewBox="0 0 600 40">{_title(f"{outline.pipeline}: {count}")}<style>{_STYLE}</style>{text}</svg>'
 
 
 class _Drawing:
@@ -160,8 +172,8 @@ class _Drawing:
             x, y = line.head
             back = 9 if line.upwards else -9
             yield f'<path class="og-head{style}" d="M{x} {y}L{x - 5} {y + back}L{x + 5} {y + back}Z"/>'
-            taken = sum(count or 0 for count in counts)
-            if taken > 1 and not any(self._labels[arrow] for arrow in line.arrows):
+            taken = counts[0] or 0
+            if taken > 1 and line.is_alone and not self._labels[line.arrows[0]]:
                 yield _text(x + 16, y + (2 if line.upwards else -_ROW - 2), f"{taken}x", "og-count")
         yield "</g>"
 
@@ -178,7 +190,8 @@ def _text(x: float, y: float, text: str, style: str) -> str:
 
 
 def _title(text: str) -> str:
-    return f"<title>{escape(text)}</title>"
+    lines = "\n".join(map(plain, text.split("\n")))
+    return f"<title>{escape(lines)}</title>"
 
 
 def _placed(box: Box) -> str:

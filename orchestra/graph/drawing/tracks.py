@@ -8,10 +8,15 @@ take a second turn.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+
+_MOST_COMPARED = 150
+"""Runs beside each other up to which their crossings are counted."""
 
 
 @dataclass(slots=True)
@@ -63,9 +68,6 @@ class _Run:
     def is_straight(self) -> bool:
         return self.left == self.right
 
-    def must_be_above(self, other: _Run) -> bool:
-        return not self.tops.isdisjoint(other.bottoms)
-
     def crossings_above(self, other: _Run) -> int:
         """Count the crossings where this run is above the other one."""
         own = sum(other.left < x < other.right for x in self.bottoms)
@@ -107,31 +109,55 @@ def _turns(upper: int, lower: int, runs: Sequence[_Run]) -> Iterator[tuple[int, 
 
 
 def _track(run: _Run, above: Sequence[_Run], apart: int) -> int:
-    least = max((other.track + 1 for other in above if other.must_be_above(run)), default=0)
-    # Two runs of which the upper one causes fewer crossings stay in that order.
-    least = max([least, *(other.track for other in above if _touches(other, run, apart))])
-    while any(other.track == least and _touches(other, run, apart) for other in above):
-        least += 1
-    return least
+    # Below all that it touches and that comes before it: those that must be above it are among them.
+    return max((other.track + 1 for other in above if _touches(other, run, apart)), default=0)
 
 
 def _touches(one: _Run, other: _Run, apart: int) -> bool:
     return one.left < other.right + apart and other.left < one.right + apart
 
 
-def _order(runs: list[_Run]) -> list[_Run]:
+def _order(runs: Sequence[_Run]) -> list[_Run]:
     """Sort runs so that each is below those that must be above it, with few crossings."""
-    waiting, ordered = list(runs), []
-    while waiting:
-        free = [run for run in waiting if not any(o is not run and o.must_be_above(run) for o in waiting)]
-        chosen = min(free, key=lambda run: _cost(run, waiting))
-        waiting.remove(chosen)
-        ordered.append(chosen)
+    above = _above(runs)
+    below: list[list[int]] = [[] for _ in runs]
+    for number, uppers in enumerate(above):
+        for upper in uppers:
+            below[upper].append(number)
+    waits = [len(uppers) for uppers in above]
+    costs = [_cost(run, runs) for run in runs]
+    ready = [(costs[number], number) for number, count in enumerate(waits) if not count]
+    heapify(ready)
+    ordered = []
+    while ready:
+        _, number = heappop(ready)
+        ordered.append(runs[number])
+        for lower in below[number]:
+            waits[lower] -= 1
+            if not waits[lower]:
+                heappush(ready, (costs[lower], lower))
     return ordered
+
+
+def _above(runs: Sequence[_Run]) -> list[set[int]]:
+    """Return for each run those that must be above it."""
+    coming: dict[int, int] = {x: number for number, run in enumerate(runs) for x in run.tops}
+    cut = {(run.net, x): number for number, run in enumerate(runs) for x in run.bottoms}
+    above: list[set[int]] = [set() for _ in runs]
+    for number, run in enumerate(runs):
+        for x in run.bottoms:
+            upper = coming.get(x)
+            if upper is not None and runs[upper].net != run.net:
+                above[number].add(upper)
+        # Of a net that was cut the one piece goes on where the other one has come to.
+        above[number] |= {cut[run.net, x] for x in run.tops if (run.net, x) in cut} - {number}
+    return above
 
 
 def _cost(run: _Run, others: Sequence[_Run]) -> int:
     """Return how many more crossings there are with a run above all others than below them."""
+    if len(others) > _MOST_COMPARED:
+        return -run.left
     return sum(run.crossings_above(other) - other.crossings_above(run) for other in others if other is not run)
 
 
@@ -152,13 +178,14 @@ def _without_circles(runs: list[_Run]) -> list[_Run]:
 
 
 def _circle(runs: Sequence[_Run]) -> list[_Run]:
-    """Return the runs that are left when those are taken away, again and again, above which none must be."""
-    left = list(runs)
-    while free := [run for run in left if not any(o is not run and o.must_be_above(run) for o in left)]:
-        left = [run for run in left if not any(run is one for one in free)]
-    while free := [run for run in left if not any(o is not run and run.must_be_above(o) for o in left)]:
-        left = [run for run in left if not any(run is one for one in free)]
-    return left
+    """Return the runs that are left when those are taken away, again and again, above or below which none must be."""
+    above = _above(runs)
+    left = set(range(len(runs)))
+    while free := {number for number in left if not above[number] & left}:
+        left -= free
+    while free := left - {upper for number in left for upper in above[number]}:
+        left -= free
+    return [runs[number] for number in sorted(left)]
 
 
 def _free_place(run: _Run, taken: set[int]) -> int:

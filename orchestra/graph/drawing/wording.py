@@ -23,9 +23,21 @@ def title_of(node: OutlineNode) -> str:
     return plain(node.name)
 
 
-def lines_of_node(node: OutlineNode, outline: Outline, route: Route | None, *, model: bool = True) -> list[str]:
-    """Return what stands in a node: how it is called, what it is, and what a session did there."""
+def lines_of_node(
+    node: OutlineNode, outline: Outline, route: Route | None, *, model: bool = True, loops: bool = True
+) -> list[str]:
+    """Return what stands in a node: how it is called, what it is, and what a session did there.
+
+    Args:
+        node: One of the outline's.
+        outline: The graph.
+        route: What a session did.
+        model: Whether an agent's model stands there.
+        loops: Whether the arrows from the node to itself stand there, because the format does not draw them.
+    """
     lines = [title_of(node), *facts_of(node, outline, model=model)]
+    if loops:
+        lines += _loops_of(node, outline, route)
     if route is not None:
         lines += [*visit_of(route.at(node.name), node.kind), *forks_at(node.name, route)]
     return lines
@@ -49,20 +61,26 @@ def facts_of(node: OutlineNode, outline: Outline, *, model: bool = True) -> Iter
     for condition in dict.fromkeys(edge.condition for edge in outline.edges if edge.source == node.name):
         if condition:
             yield f"asks {plain(condition)}"
-    for edge in outline.edges:
+
+
+def _loops_of(node: OutlineNode, outline: Outline, route: Route | None) -> Iterator[str]:
+    for number, edge in enumerate(outline.edges):
         if edge.source == edge.target == node.name:
-            yield ", ".join(["again: itself", *label_of(edge)])
+            about = lines_of_arrow(edge, route.along(number) if route else None)
+            yield f"loops: {', '.join(about)}" if about else "loops"
 
 
 def visit_of(visit: Visit, kind: str) -> Iterator[str]:
     """Yield what a session did at a node."""
+    if kind == "join" and visit.turns > 1:
+        yield f"{visit.turns:,} rounds"
     if kind in ("start", "end", "join"):
         return
     if visit.state != "done":
         yield visit.state.replace("-", " ")
     if visit.turns:
         yield f"{_times(visit.turns, 'turn')}, {duration(visit.seconds)}"
-    if visit.model_calls:
+    if visit.tokens or visit.cost_usd is None:
         cost = "cost unknown" if visit.cost_usd is None else f"${visit.cost_usd:.4f}"
         yield f"{visit.tokens:,} tokens, {cost}"
 
