@@ -83,7 +83,7 @@ def _too_large(outline: Outline) -> str:
     count = f"{len(outline.nodes):,} nodes, {len(outline.edges):,} arrows"
     text = _text(300, 12, f"too large: {count}", "og-fact")
     head = '<svg xmlns="http://www.w3.org/2000/svg" class="og-graph" role="img" width="600" height="40"'
-    return f'{head} viewBox="0 0 600 40">{_title(f"{outline.pipeline}: {count}")}<style>{_STYLE}</style>{text}</svg>'
+    return f'{head} viewBox="0 0 600 40">{_title(f"{outline.pipeline}: {count}")}<style>{STYLE}</style>{text}</svg>'
 
 
 class _Drawing:
