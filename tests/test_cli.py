@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 COMMANDS = (
     "demo",
     "compile",
+    "graph",
     "run",
     "resume",
     "attach",
@@ -42,6 +43,7 @@ COMMANDS = (
     "status",
     "log",
     "diff",
+    "export",
     "apply",
     "replay",
     "cleanup",

@@ -98,6 +98,7 @@ graph: [{from: START, to: a}, {from: a, to: END}]
     # It asks git which branches there are, and measures what it shows.
     assert heavy(loaded_by("attach", session, "--read-only", cwd=cwd, code=0)) == {"asyncio", "rich"}
     assert heavy(loaded_by("respond", session, cwd=cwd, code=0)) == set()
+    assert heavy(loaded_by("export", session, "--html", "-", cwd=cwd, code=0)) == {"asyncio"}
     assert heavy(loaded_by("apply", session, cwd=cwd, code=0)) == {"asyncio"}
 
 

@@ -24,20 +24,26 @@ def line_of(
         full: For a log that one searches, rather than a view that one follows: long texts, and what only it has.
     """
     who = escape("" if node is None else node if turn in (None, 1) else f"{node} ({turn})")
+    what = what_of(kind, payload, full=full)
+    text = escape(" ".join(what.splitlines()))
+    width = 2000 if full or kind in {"note", "warning"} else 160
+    text = text if len(text) <= width else f"{text[: width - 1]}…"
+    clock = escape(time[11:19])
+    return f"{clock}  {who:<24}  {text}" if who else f"{clock}  {text}"
+
+
+def what_of(kind: str, payload: Mapping[str, Any], *, full: bool = False) -> str:
+    """Say what an event means, in words of whatever characters and length."""
     try:
         what = _what(kind, payload)
         if what is not None and full and (more := ", ".join(_more(kind, payload))):
             what = f"{what}: {more}"
     except (LookupError, TypeError, ValueError, AttributeError):  # a damaged log, or one of somebody else
         what = None
-    if what is None:
-        details = ", ".join(f"{key} {value}" for key, value in payload.items() if value not in (None, "", [], {}))
-        what = f"{kind.replace('_', ' ')} {details}".strip()
-    text = escape(" ".join(what.splitlines()))
-    width = 2000 if full or kind in {"note", "warning"} else 160
-    text = text if len(text) <= width else f"{text[: width - 1]}…"
-    clock = escape(time[11:19])
-    return f"{clock}  {who:<24}  {text}" if who else f"{clock}  {text}"
+    if what is not None:
+        return what
+    details = ", ".join(f"{key} {value}" for key, value in payload.items() if value not in (None, "", [], {}))
+    return f"{kind.replace('_', ' ')} {details}".strip()
 
 
 def _what(kind: str, payload: Mapping[str, Any]) -> str | None:  # noqa: C901, PLR0911, PLR0912 - a table of kinds

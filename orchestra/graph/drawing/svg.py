@@ -40,7 +40,7 @@ _MOST_NODES = 400
 _MOST_ARROWS = 1500
 """Of a larger graph nobody could follow the lines, and to lay them out would take long."""
 _ROUND = 6
-_STYLE = """
+STYLE = """
 .og-graph{--og-ink:#1f2328;--og-dim:#59636e;--og-line:#818b98;--og-box:#f6f8fa;--og-edge:#9aa4b0;--og-frame:#818b98;
 --og-taken:#0969da;--og-done:#1a7f37;--og-running:#0969da;--og-waiting:#9a6700;--og-failed:#cf222e;
 font:12px ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace}
@@ -64,6 +64,7 @@ font:12px ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospac
 .og-graph .og-failed rect{stroke:var(--og-failed);stroke-width:2.4}
 .og-graph .og-not-reached{opacity:.5}
 """.replace("\n", "")
+"""Also for pages that take the elements apart."""
 
 
 def render_svg(outline: Outline, route: Route | None = None) -> str:
@@ -82,7 +83,7 @@ def _too_large(outline: Outline) -> str:
     count = f"{len(outline.nodes):,} nodes, {len(outline.edges):,} arrows"
     text = _text(300, 12, f"too large: {count}", "og-fact")
     head = '<svg xmlns="http://www.w3.org/2000/svg" class="og-graph" role="img" width="600" height="40"'
-    return f'{head} viewBox="0 0 600 40">{_title(f"{outline.pipeline}: {count}")}<style>{_STYLE}</style>{text}</svg>'
+    return f'{head} viewBox="0 0 600 40">{_title(f"{outline.pipeline}: {count}")}<style>{STYLE}</style>{text}</svg>'
 
 
 class _Drawing:
@@ -100,7 +101,7 @@ class _Drawing:
             f'<svg xmlns="http://www.w3.org/2000/svg" class="og-graph" role="img" aria-label="{escape(heading)}"'
             f' width="{width}" height="{height}" viewBox="{-_MARGIN} {-_MARGIN} {width} {height}">'
         )
-        yield f"<title>{escape(heading)}</title><style>{_STYLE}</style>"
+        yield f"<title>{escape(heading)}</title><style>{STYLE}</style>"
         for group, box in layout.frames:
             yield f'<rect class="og-frame" {_placed(box)} rx="10">{_title(f"branch {group[-1]}")}</rect>'
         for line in sorted(layout.lines, key=self._is_taken):
