@@ -18,6 +18,7 @@ from orchestra.cli.event_lines import line_of
 from orchestra.cli.options import read_inputs_given, read_repos_given
 from orchestra.cli.progress import Progress
 from orchestra.cli.render import as_json, escape_prose, render_problems
+from orchestra.cli.summary import summary
 from orchestra.errors import PipelineError
 from orchestra.runtime.event_types import EVENT_TYPES
 from orchestra.runtime.result import SessionResult
@@ -345,7 +346,7 @@ class TestRun:
         result = SessionResult(record, {"a": output}, final=("a",), interactive=("a",))
         progress = Progress(io.StringIO())
         assert progress.outputs(result) == "The text.\n"
-        told = [line for line in progress.summary(result).splitlines() if line.startswith("a ")]
+        told = [line for line in summary(result, progress.transcript).splitlines() if line.startswith("a ")]
         assert told == [line] * (line is not None)
 
     def test_nothing_of_a_model_can_steer_the_terminal(self, workshop: Workshop) -> None:

@@ -7,11 +7,18 @@ from typing import TYPE_CHECKING, Any
 from orchestra.cli.render import as_json, escape
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 
 def line_of(
-    time: str, kind: str, node: str | None, turn: int | None, payload: Mapping[str, Any], *, full: bool = False
+    time: str,
+    kind: str,
+    node: str | None,
+    turn: int | None,
+    payload: Mapping[str, Any],
+    *,
+    full: bool = False,
+    paint: Callable[[str, str], str] | None = None,
 ) -> str:
     """Return the line of an event; nothing in it can steer a terminal.
 
@@ -22,6 +29,7 @@ def line_of(
         turn: Its turn.
         payload: What the event says.
         full: For a log that one searches, rather than a view that one follows: long texts, and what only it has.
+        paint: Called with a text and a name to give it the agent's colour (`colours.painted`).
     """
     who = escape("" if node is None else node if turn in (None, 1) else f"{node} ({turn})")
     what = what_of(kind, payload, full=full)
@@ -29,7 +37,10 @@ def line_of(
     width = 2000 if full or kind in {"note", "warning"} else 160
     text = text if len(text) <= width else f"{text[: width - 1]}…"
     clock = escape(time[11:19])
-    return f"{clock}  {who:<24}  {text}" if who else f"{clock}  {text}"
+    if not who:
+        return f"{clock}  {text}"
+    name = f"{who:<24}"
+    return f"{clock}  {paint(name, node) if paint is not None and node else name}  {text}"
 
 
 def what_of(kind: str, payload: Mapping[str, Any], *, full: bool = False) -> str:

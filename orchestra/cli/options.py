@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestra.cli.displays import Display
 from orchestra.errors import PipelineError, Problem
 
 if TYPE_CHECKING:
@@ -21,6 +22,14 @@ _LONGEST = timedelta(days=100_000)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print no progress.")]
+DisplayOption = Annotated[
+    Display,
+    typer.Option(
+        "--display",
+        help="How to show progress, on stderr: a live tree (rich), lines (plain), events as JSON, or not (quiet); auto "
+        "takes the tree on a terminal.",
+    ),
+]
 RepoOption = Annotated[
     list[str] | None,
     typer.Option("--repo", metavar="NAME=PATH", help="Set the path of a repo; may be repeated."),

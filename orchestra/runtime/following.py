@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 LOOK_EVERY = 0.15
 """Seconds between two looks."""
 _TALK = frozenset({"question_asked", "human_turn"})
+_TURN = ("turn_started", "turn_ended", "turn_failed")
+_LAST = 2**62
 _REPLY = ("model_started", "model_ended", "model_failed", "turn_started", "turn_ended", "turn_failed")
 
 
@@ -65,10 +67,49 @@ def read_history(files: SessionFiles, *, quiet: Collection[str], lines: int, tal
         kept = {*_last(others, lines), *(seq for talk in _last(told, talks) for seq in talk)}
         left_out = len(others) + sum(map(len, told)) - len(kept)
         kept |= _being_written(rows)
-        found = connection.execute(
-            "SELECT * FROM events WHERE seq IN (SELECT value FROM json_each(?)) ORDER BY seq", (json.dumps([*kept]),)
-        ).fetchall()
-        return History([_event(row) for row in found], left_out, rows[-1]["seq"] if rows else 0)
+        return History(_found(connection, kept), left_out, rows[-1]["seq"] if rows else 0)
+
+
+def read_state(
+    files: SessionFiles, *, lasting: Collection[str], passing: Collection[str] = (), before: int | None = None
+) -> list[Event]:
+    """Read what tells how a session stands: of a long one only a small part.
+
+    Args:
+        files: The session's.
+        lasting: Types of events that always count.
+        passing: Types of events that count while a turn is under way: of it, and of text only the reply being written.
+        before: The number of the first event that does not count.
+
+    Raises:
+        SessionError: The session's database can't be read.
+    """
+    with open_readonly(files) as connection:
+        query = "SELECT seq, node, type FROM events WHERE seq < ? ORDER BY seq"
+        rows = connection.execute(query, (_LAST if before is None else before,)).fetchall()
+        kept = {row["seq"] for row in rows if row["type"] in lasting}
+        return _found(connection, kept | (_under_way(rows, passing) if passing else set()))
+
+
+def _under_way(rows: Sequence[sqlite3.Row], passing: Collection[str]) -> set[int]:
+    """Return the numbers of the events of turns that have begun and not ended."""
+    doing: dict[str, list[int]] = {}
+    for row in rows:
+        kind = row["type"]
+        if kind in _TURN or kind.startswith("session_"):
+            for node in [row["node"]] if row["node"] is not None else [*doing]:
+                doing[node] = []
+        elif kind in passing and kind != "text_delta" and row["node"] is not None:
+            doing.setdefault(row["node"], []).append(row["seq"])
+    texts = _being_written(rows) if "text_delta" in passing else set()
+    return texts | {seq for numbers in doing.values() for seq in numbers}
+
+
+def _found(connection: sqlite3.Connection, numbers: Collection[int]) -> list[Event]:
+    found = connection.execute(
+        "SELECT * FROM events WHERE seq IN (SELECT value FROM json_each(?)) ORDER BY seq", (json.dumps([*numbers]),)
+    )
+    return [_event(row) for row in found]
 
 
 def _last(items: Sequence[Item], count: int) -> Sequence[Item]:
