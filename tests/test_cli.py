@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 COMMANDS = (
     "demo",
     "compile",
+    "graph",
     "run",
     "resume",
     "attach",
@@ -43,6 +44,7 @@ COMMANDS = (
     "status",
     "log",
     "diff",
+    "export",
     "apply",
     "replay",
     "cleanup",

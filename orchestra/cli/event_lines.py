@@ -32,15 +32,7 @@ def line_of(
         paint: Called with a text and a name to give it the agent's colour (`colours.painted`).
     """
     who = escape("" if node is None else node if turn in (None, 1) else f"{node} ({turn})")
-    try:
-        what = _what(kind, payload)
-        if what is not None and full and (more := ", ".join(_more(kind, payload))):
-            what = f"{what}: {more}"
-    except (LookupError, TypeError, ValueError, AttributeError):  # a damaged log, or one of somebody else
-        what = None
-    if what is None:
-        details = ", ".join(f"{key} {value}" for key, value in payload.items() if value not in (None, "", [], {}))
-        what = f"{kind.replace('_', ' ')} {details}".strip()
+    what = what_of(kind, payload, full=full)
     text = escape(" ".join(what.splitlines()))
     width = 2000 if full or kind in {"note", "warning"} else 160
     text = text if len(text) <= width else f"{text[: width - 1]}…"
@@ -49,6 +41,20 @@ def line_of(
         return f"{clock}  {text}"
     name = f"{who:<24}"
     return f"{clock}  {paint(name, node) if paint is not None and node else name}  {text}"
+
+
+def what_of(kind: str, payload: Mapping[str, Any], *, full: bool = False) -> str:
+    """Say what an event means, in words of whatever characters and length."""
+    try:
+        what = _what(kind, payload)
+        if what is not None and full and (more := ", ".join(_more(kind, payload))):
+            what = f"{what}: {more}"
+    except (LookupError, TypeError, ValueError, AttributeError):  # a damaged log, or one of somebody else
+        what = None
+    if what is not None:
+        return what
+    details = ", ".join(f"{key} {value}" for key, value in payload.items() if value not in (None, "", [], {}))
+    return f"{kind.replace('_', ' ')} {details}".strip()
 
 
 def _what(kind: str, payload: Mapping[str, Any]) -> str | None:  # noqa: C901, PLR0911, PLR0912 - a table of kinds

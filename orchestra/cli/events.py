@@ -11,7 +11,7 @@ from orchestra.runtime.event_log import ALL, Selection
 from orchestra.runtime.event_types import VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from orchestra.runtime.store import SessionFiles
 
@@ -27,9 +27,9 @@ def print_events(files: SessionFiles, selection: Selection = ALL, *, tail: int |
     """
     from orchestra.runtime.event_log import read_events
 
-    _begin(json=json)
+    put = _printer(json=json)
     for event in read_events(files, selection, tail=tail):
-        _print(event, json=json)
+        put(event)
 
 
 def follow_events(files: SessionFiles, selection: Selection = ALL, *, tail: int | None = None, json: bool) -> int:
@@ -46,24 +46,27 @@ def follow_events(files: SessionFiles, selection: Selection = ALL, *, tail: int 
         async with aclosing(follow(files, after, selection)) as looks:
             async for events in looks:
                 for event in events:
-                    _print(event.as_json(), json=json)
+                    put(event.as_json())
                 sys.stdout.flush()
         return True
 
-    _begin(json=json)
+    put = _printer(json=json)
     return until_left(print_all) or 0
 
 
-def _begin(*, json: bool) -> None:
+def _printer(*, json: bool) -> Callable[[Mapping[str, Any]], None]:
+    """Begin to print, and return what prints an event."""
     if json:
         sys.stdout.write(as_json({"version": VERSION}, indent=None) + "\n")
-
-
-def _print(event: Mapping[str, Any], *, json: bool) -> None:
+        return lambda event: _put(as_json(event, indent=None))
+    from orchestra.cli.colours import painted
     from orchestra.cli.event_lines import line_of
+    from orchestra.cli.styles import styles
 
-    if json:
-        text = as_json(event, indent=None)
-    else:
-        text = line_of(event["time"], event["type"], event["node"], event["turn"], event["payload"], full=True)
-    sys.stdout.write(text + "\n")
+    paint = painted if styles().is_on else None
+    columns = ("time", "type", "node", "turn", "payload")
+    return lambda event: _put(line_of(*(event[name] for name in columns), full=True, paint=paint))
+
+
+def _put(line: str) -> None:
+    sys.stdout.write(line + "\n")

@@ -27,6 +27,7 @@ class Selection:
     types: Collection[str] | None = None
     agents: Collection[str] | None = None
     """Agents and steps."""
+    turn: int | None = None
     since: str | None = None
     """A time as the log writes it: ISO 8601, UTC, with microseconds."""
 
@@ -38,6 +39,9 @@ class Selection:
             if wanted is not None:
                 said.append(f"{column} IN ({', '.join('?' * len(wanted))})")
                 values += wanted
+        if self.turn is not None:
+            said.append("turn = ?")
+            values.append(self.turn)
         if self.since is not None:
             said.append("time >= ?")
             values.append(self.since)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -96,14 +97,18 @@ def redact(text: str, environment: Mapping[str, str] | None = None, *, keys: Ite
         keys: Further secrets with the names to put in their place, however short and whatever the names.
     """
     named = os.environ if environment is None else environment
-    secrets = {
-        value: name for name, value in named.items() if len(value) >= _SHORTEST_SECRET and _SECRET_NAME.search(name)
-    }
+    # Names first: of the process's own variables each value that is looked at has to be decoded.
+    secrets = {named[name]: name for name in named if _names_a_secret(name) and len(named[name]) >= _SHORTEST_SECRET}
     secrets.update({value: name for name, value in keys})
     # The longest first: one that begins with another must not keep its rest.
     for value in sorted(secrets, key=len, reverse=True):
         text = text.replace(value, f"[{secrets[value]}]")
     return _KEY.sub(r"\1***", text)
+
+
+@lru_cache(maxsize=1_000)
+def _names_a_secret(variable: str) -> bool:
+    return _SECRET_NAME.search(variable) is not None
 
 
 def utf8(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.acceptance.crash.__main__ import chosen
-from tests.acceptance.crash.campaign import LEFT_OPEN, Bench
+from tests.acceptance.crash.campaign import KILLS_OF_A_TRIAL, LEFT_OPEN, Bench
 from tests.acceptance.crash.checker import check_finished, user_side
 from tests.acceptance.crash.scenario import SCENARIOS
 from tests.acceptance.crash.trial import Kill, Trial
@@ -67,18 +67,22 @@ PASSED = {
     "chat": ALWAYS.union(ASKING, ["event-session_paused"]),
 }
 """Scenario → the failpoints that a run of it passes, or a resume."""
-TRIED: dict[str, list[tuple[str, int]]] = {
-    "round": [(point, 1) for point in (*STARTING, *WORKING, *RESUMING)],
-    "branches": [(point, 2) for point in ("checkpoint-written", "turn-committed", "writes-stored")],
-    "meeting": [
-        *((point, 1) for point in (*STANDING, *JOINING, *CONFLICTING)),
-        *((point, 2) for point in RESOLVING),
-    ],
-    "person": [(point, 1) for point in (*HANDING, "merge-made")],
-    "chat": [(point, 2 if point in {"answer-taken", "files-rewound"} else 1) for point in ASKING],
-    "ending": [("merge-made", 1), ("merge-pinned", 2), ("checkpoint-written", 2), ("one-branch-moved", 2)],
+TRIED = {
+    "round": (*STARTING, *WORKING, *RESUMING),
+    "branches": ("checkpoint-written", "turn-committed", "writes-stored"),
+    "meeting": (*STANDING, *JOINING, *CONFLICTING, *RESOLVING),
+    "person": (*HANDING, "merge-made"),
+    "chat": ASKING,
+    "ending": ("merge-made", "merge-pinned", "checkpoint-written", "one-branch-moved"),
 }
-"""Scenario → failpoint → at how many of its passes the session is killed: each where it matters most."""
+"""Scenario → the failpoints that a session is killed at: each where it matters most."""
+LAST = {
+    "branches": TRIED["branches"],
+    "meeting": RESOLVING,
+    "chat": ("answer-taken", "files-rewound"),
+    "ending": ("merge-pinned", "checkpoint-written", "one-branch-moved"),
+}
+"""Scenario → those of them at whose very last pass one is killed, too."""
 AT_RANDOM = {"round": 1, "chat": 1}
 """Scenario → trials with up to five kills at random instants."""
 
@@ -101,9 +105,8 @@ def bench(benches: Callable[[str], Bench]) -> Bench:
 
 
 def of(scenario: str, *values: object) -> Any:
-    """Return parameters of a test that runs where its scenario is prepared already: one worker, or two for the most."""
-    group = f"{scenario}-{len(str(values)) % 2}" if scenario == "round" else scenario
-    return pytest.param(scenario, *values, marks=pytest.mark.xdist_group(group))
+    """Return parameters of a test that runs in the worker where its scenario is prepared already."""
+    return pytest.param(scenario, *values, marks=pytest.mark.xdist_group(scenario))
 
 
 @pytest.mark.parametrize("scenario", [of(name) for name in SCENARIOS])
@@ -111,14 +114,13 @@ def test_every_failpoint_of_a_session_is_among_those_that_are_tried(
     benches: Callable[[str], Bench], scenario: str
 ) -> None:
     assert {point for _, point, _ in benches(scenario).points()} == PASSED[scenario]
-    assert PASSED[scenario] <= {point for tried in TRIED.values() for point, _ in tried}
+    assert PASSED[scenario] <= {point for tried in TRIED.values() for point in tried}
 
 
-def threes(tried: list[tuple[str, int]]) -> list[tuple[str, ...]]:
-    """Put failpoints together that one session is killed at, one after the other: three trials in the time of two."""
-    points = [point for point, most in tried if most == 1]
-    count = -(-len(points) // 3)
-    return [tuple(points[number::count]) for number in range(count)]
+def in_turns(points: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Put failpoints together that one session is killed at, one after the other: five trials in the time of two."""
+    count = -(-len(points) // KILLS_OF_A_TRIAL)
+    return [points[number::count] for number in range(count)]
 
 
 def phase_of(point: str) -> Phase:
@@ -126,31 +128,25 @@ def phase_of(point: str) -> Phase:
 
 
 @pytest.mark.parametrize(
-    ("scenario", "points"), [of(name, points) for name, tried in TRIED.items() for points in threes(tried)], ids=str
+    ("scenario", "points"), [of(name, points) for name, tried in TRIED.items() for points in in_turns(tried)], ids=str
 )
 def test_a_session_killed_at_one_failpoint_after_another_ends_as_if_nothing_had_happened(
     benches: Callable[[str], Bench], scenario: str, points: tuple[str, ...]
 ) -> None:
     bench = benches(scenario)
-    first, *others = points
-    (hit,) = chosen(bench.times(phase_of(first), first), 1)
-    missed = bench.kill_in_turn([Kill(first, hit), *(Kill(point) for point in others)])
-    for kill in missed:
-        phase = phase_of(str(kill.point))
-        (hit,) = chosen(bench.times(phase, str(kill.point)), 1)
-        assert bench.kill_at(phase, str(kill.point), hit) > 0
+    for point in bench.kill_in_turn(points):
+        phase = phase_of(point)
+        (hit,) = chosen(bench.times(phase, point), 1)
+        assert bench.kill_at(phase, point, hit) > 0
 
 
-@pytest.mark.parametrize(
-    ("scenario", "point", "most"), [of(name, *one) for name, tried in TRIED.items() for one in tried if one[1] > 1]
-)
-def test_a_session_killed_at_several_passes_of_a_failpoint_ends_as_if_nothing_had_happened(
-    benches: Callable[[str], Bench], scenario: str, point: str, most: int
+@pytest.mark.parametrize(("scenario", "point"), [of(name, point) for name, points in LAST.items() for point in points])
+def test_a_session_killed_at_the_last_pass_of_a_failpoint_ends_as_if_nothing_had_happened(
+    benches: Callable[[str], Bench], scenario: str, point: str
 ) -> None:
     bench = benches(scenario)
-    hits = chosen(bench.times("run", point), most)
 
-    assert [bench.kill_at("run", point, hit) > 0 for hit in hits] == [True] * len(hits)
+    assert bench.kill_at("run", point, bench.times("run", point)) > 0
 
 
 @pytest.mark.parametrize(
@@ -174,7 +170,7 @@ USERS_GIT: dict[str, list[tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.xdist_group("round-0")
+@pytest.mark.xdist_group("round")
 @pytest.mark.parametrize(
     ("kill", "what"),
     [
@@ -332,7 +328,7 @@ def whole(bench: Bench) -> tuple[Trial, dict[str, Any]]:
     return trial, document
 
 
-@pytest.mark.xdist_group("round-1")
+@pytest.mark.xdist_group("round")
 @pytest.mark.parametrize("spoil", SPOILS)
 def test_the_harness_notices_when_something_is_lost_doubled_or_foreign(
     bench: Bench, whole: tuple[Trial, dict[str, Any]], tmp_path: Path, spoil: str

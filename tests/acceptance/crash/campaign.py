@@ -97,8 +97,11 @@ class Bench:
             document = trial.run(Kill(point, hit))
         return self._finish(trial, _once(trial, Kill(point, hit)), document)
 
-    def kill_in_turn(self, kills: Sequence[Kill]) -> list[Kill]:
-        """Kill a run at the first of some failpoints and each resume at the next one, then check.
+    def kill_in_turn(self, points: Sequence[str]) -> list[str]:
+        """Kill a run at one of some failpoints and each resume at another one, from beginning to end, then check.
+
+        They come in the order in which a run first passes them, and each at so late a pass that the kills are spread
+        over the whole session.
 
         Returns:
             Those that were not passed any more: the session had come too far.
@@ -106,9 +109,16 @@ class Bench:
         Raises:
             AssertionError: Something was lost, doubled or foreign; the trial's directory is kept.
         """
-        trial = self._new("-".join(f"{kill.point}-{kill.hit}" for kill in kills))
+        order = [*self.passes["run"]]
+        early = sorted((point for point in points if point in order), key=order.index)
+        late = [point for point in points if point not in order]  # only a resume passes them
+        middle = len(early) // 2  # by then there is a session to resume
+        turns = [*early[:middle], *late, *early[middle:]]
+        passed = {point: self.times("run", point) if point in order else 1 for point in turns}
+        kills = [Kill(point, max(1, passed[point] // (len(turns) + 1))) for point in turns]
+        trial = self._new("-".join(map(str, kills)))
         self._finish(trial, _each(trial, kills), trial.run(kills[0]))
-        return [kill for kill in kills if kill not in trial.kills]
+        return [str(kill.point) for kill in kills if kill not in trial.kills]
 
     def kill_at_random(self, seed: int, most: int = KILLS_OF_A_TRIAL) -> int:
         """Kill at random instants, again and again, then resume and check; returns how many kills hit.

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from orchestra.runtime.event_log import read_events
@@ -28,7 +29,7 @@ class Reference:
     """An undisturbed run, and the user's side before it."""
 
     document: dict[str, Any]
-    files: dict[str, dict[str, str]]
+    files: dict[str, Mapping[str, str]]
     """Repo → path → content at the end."""
     commits: dict[str, list[str]]
     """Repo → `agent:turn` of each commit, sorted."""
@@ -250,8 +251,12 @@ def histories(trial: Trial, name: str, commits: list[str]) -> list[str]:
     return [found[commit] for commit in known]
 
 
-def files_at(repo: Path, commit: str) -> dict[str, str]:
-    """Return path → content of a commit, in two processes however many files there are."""
+@lru_cache(maxsize=5_000)
+def files_at(repo: Path, commit: str) -> Mapping[str, str]:
+    """Return path → content of a commit, in two processes however many files there are.
+
+    What a commit holds never changes, and whether all of it is still there is what `assert_sound` checks.
+    """
     listed = git(repo, "ls-tree", "-r", "-z", commit).split("\0")
     entries = [line.split("\t", 1) for line in listed if line]
     blobs = [about.split()[2] for about, _ in entries]
