@@ -100,8 +100,37 @@ def test_the_arrows_of_an_outline_bear_labels_bounds_and_ways_on(workshop: Works
         *(("START", "plan"), ("plan", "left"), ("plan", "right"), ("left", "check"), ("right", "join.critic")),
         *(("join.critic", "critic"), ("critic", "plan"), ("critic", "last"), ("last", "END"), ("check", "join.critic")),
     ]
-    assert arrows[6] == OutlineEdge("critic", "plan", "choose", "again | once-more", max_loops=2, is_back=True)
-    assert arrows[7] == OutlineEdge("critic", "last", "choose", "on")
+    back, on = arrows[6:8]
+    assert back == OutlineEdge(
+        "critic", "plan", "choose", "again | once-more", max_loops=2, is_back=True, edge="critic#4"
+    )
+    assert on == OutlineEdge("critic", "last", "choose", "on", edge="critic#4")
+
+
+def test_an_outline_says_which_of_several_ways_on_is_taken_when_those_back_are_closed(workshop: Workshop) -> None:
+    edges = [
+        {"from": "START", "to": ["one"]},
+        {"from": "one", "to": "two"},
+        {"from": "two", "to": ["one", "three", "END"], "condition": "choose", "max_loops": 1, "on_max_loops": "three"},
+    ]
+    pipeline = {"name": "x", "agents": dict.fromkeys(("one", "two", "three"), agent()), "graph": edges}
+    path = workshop.pipeline(pipeline, script={}, files={"conditions/choose.py": CHOOSE})
+
+    arrows = [arrow for arrow in outline_of(workshop, path).edges if arrow.source == "two"]
+    assert [(arrow.target, arrow.on_max_loops) for arrow in arrows] == [("one", False), ("three", True), ("END", False)]
+
+
+def test_of_two_nodes_that_lead_to_each_other_the_bounded_way_is_the_one_back(workshop: Workshop) -> None:
+    edges = [
+        {"from": "START", "to": ["fix", "check"], "condition": "choose"},
+        {"from": "fix", "to": "check"},
+        {"from": "check", "to": ["fix", "END"], "condition": "choose", "max_loops": 1},
+    ]
+    pipeline = {"name": "x", "agents": {"fix": agent(), "check": agent()}, "graph": edges}
+    path = workshop.pipeline(pipeline, script={}, files={"conditions/choose.py": CHOOSE})
+
+    arrows = outline_of(workshop, path).edges
+    assert [(arrow.source, arrow.target) for arrow in arrows if arrow.is_back] == [("check", "fix")]
 
 
 def test_an_outline_is_read_as_it_was_written_and_nothing_else_is(workshop: Workshop) -> None:

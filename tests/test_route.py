@@ -17,12 +17,14 @@ from orchestra.runtime.route import fold_route, read_outline, read_route
 from orchestra.runtime.store import read_numbered
 from tests.drawkit import LOOPS, sketch
 from tests.pastkit import change, fork
+from tests.session_support import agent, says
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from orchestra.graph.drawing.route import Route
+    from tests.conftest import Workshop
     from tests.pastkit import Past
 
 
@@ -121,6 +123,53 @@ def test_without_a_condition_the_bound_alone_decides_and_a_choice_of_start_is_to
     counted = taken(graph, folded(graph, "session_started", *rounds))
     assert (counted["START fix"], counted["START other"]) == (1, 0)
     assert (counted["check fix"], counted["check report"]) == (1, 1)
+
+
+def test_choices_are_those_of_their_edge_where_two_edges_ask_the_same_condition() -> None:
+    """An outline of an older log does not tell the edges: then they are taken in their order."""
+    arrows = [
+        *(OutlineEdge("START", "a", edge="START#0"), OutlineEdge("a", "b", "ask", edge="a#1")),
+        *(OutlineEdge("a", "c", "ask", edge="a#1"), OutlineEdge("a", "d", "ask", edge="a#2")),
+        *(OutlineEdge("a", "END", "ask", edge="a#2"), OutlineEdge("b", "END"), OutlineEdge("d", "END")),
+    ]
+    graph = sketch(*arrows)
+    chose = {"e2": {"edge": "a#1", "targets": ["b"]}, "e3": {"edge": "a#2", "targets": ["d"]}}
+    told = ["session_started", "turn_started a 1", "condition_chose a 1", "condition_chose a 1", "turn_ended a 1"]
+    counted = taken(graph, folded(graph, *told, **chose))
+    assert [arrow for arrow, count in counted.items() if count] == ["START a", "a b", "a d"]
+
+
+def test_of_several_ways_on_the_named_one_is_taken_when_the_bound_is_reached() -> None:
+    graph = sketch(
+        *(OutlineEdge("START", "fix"), OutlineEdge("fix", "fix", "ask", max_loops=0, is_back=True, edge="fix#1")),
+        *(OutlineEdge("fix", "report", "ask", on_max_loops=True, edge="fix#1"), OutlineEdge("report", "END")),
+        OutlineEdge("fix", "END", "ask", edge="fix#1"),
+    )
+    told = ["session_started", "turn_started fix 1", "condition_chose fix 1", "turn_ended fix 1"]
+    counted = taken(graph, folded(graph, *told, e2={"edge": "fix#1", "targets": ["fix"]}))
+    assert (counted["fix report"], counted["fix END"], counted["fix fix"]) == (1, 0, 0)
+
+
+async def test_what_a_condition_on_start_has_chosen_is_in_the_log_and_on_the_route(workshop: Workshop) -> None:
+    """Who began does not tell it: `two` is started by `one`, too."""
+    edges = [
+        {"from": "START", "to": {"short": "two", "long": "one"}, "condition": "which"},
+        {"from": "one", "to": "two"},
+    ]
+    which = "import orchestra\n\n@orchestra.condition('which')\ndef which(state):\n    return 'long'\n"
+    path = workshop.pipeline(
+        {"name": "x", "agents": {"one": agent(), "two": agent()}, "graph": edges},
+        script={"one": [[says("1")]], "two": [[says("2")]]},
+        files={"conditions/which.py": which},
+    )
+    await workshop.run(path)
+
+    (event,) = (event for event in workshop.events if event.type == "condition_chose")
+    assert (event.node, event.turn) == (None, None)
+    assert event.payload == {"edge": "START#0", "targets": ["one"], "labels": ["long"]}
+    graph = Outline.from_json(workshop.events[0].payload["graph"])
+    counted = taken(graph, fold_route(graph, workshop.events))
+    assert counted == {"START two": 0, "START one": 1, "one two": 1, "two END": 1}
 
 
 def test_a_turn_that_met_a_further_conflict_has_gone_nowhere() -> None:

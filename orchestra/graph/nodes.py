@@ -176,9 +176,8 @@ class TurnNode:
         turn.emit("output_given", output=update["agent_outputs"][self._name])
         after = with_update(state, update, self._reduce)
         route = await self._router.route(self._name, after, turn.number)
-        for edge, chosen in route.choices.items():
-            labels = {"labels": route.labels[edge]} if edge in route.labels else {}
-            turn.emit("condition_chose", edge=edge, targets=chosen, **labels)
+        for told in route.told():
+            turn.emit("condition_chose", **told)
         update |= route.update() | {"_stands": [stand(self._name, position, began_at=met.position)]}
         update = with_update(update, handed_on(self._name, turn.number, position, route, after), self._reduce)
         run.adopt(update["snapshot"])
@@ -317,12 +316,15 @@ class JoinNode:
 def start_node(router: Router, level: Level) -> Callable[..., Any]:
     """Return the node that asks the conditions on START."""
 
-    async def run(state: dict[str, Any]) -> Command[Any]:
+    async def run(state: dict[str, Any], runtime: Runtime[GraphContext]) -> Command[Any]:
         try:
             route = await router.route(START, state)
         except OrchestraError as failure:
             interrupt(failure_payload(None, failure))
             raise
+        if runtime.context is not None:
+            for told in route.told():
+                runtime.context.run.emit("condition_chose", **told)
         return level.command(route.update(), route.targets)
 
     return run

@@ -10,13 +10,13 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestra.graph.topology import END, START
+from orchestra.graph.topology import END, START, reachable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from orchestra.graph.resolved import ResolvedPipeline
-    from orchestra.graph.topology import Edge
+    from orchestra.graph.topology import Edge, Topology
 
 Kind = Literal["start", "agent", "step", "join", "end"]
 
@@ -66,6 +66,10 @@ class OutlineEdge:
     """It leads back to what has run before."""
     is_fallback: bool = False
     """It is taken when the ways back are closed, and only then."""
+    on_max_loops: bool = False
+    """Of several ways on it is the one that is taken when the ways back are closed."""
+    edge: str | None = None
+    """Which entry of the file it is of, as the event `condition_chose` says it; none of an arrow to a join."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the arrow as in `orchestra graph --format json`."""
@@ -77,6 +81,8 @@ class OutlineEdge:
             "max_loops": self.max_loops,
             "back": self.is_back,
             "fallback": self.is_fallback,
+            "on_max_loops": self.on_max_loops,
+            "edge": self.edge,
         }
 
 
@@ -132,6 +138,9 @@ class Outline:
                 max_loops=edge["max_loops"],
                 is_back=bool(edge["back"]),
                 is_fallback=bool(edge["fallback"]),
+                # Logs of older versions do not tell these.
+                on_max_loops=bool(edge.get("on_max_loops")),
+                edge=edge.get("edge"),
             )
             for edge in value["edges"]
         )
@@ -176,9 +185,10 @@ def _node(pipeline: ResolvedPipeline, name: str) -> OutlineNode:
 
 def _edges(pipeline: ResolvedPipeline) -> Iterator[OutlineEdge]:
     topology = pipeline.topology
+    onward = _onward(topology)
     for leaving in topology.edges.values():
         for edge in leaving:
-            yield from _arrows(edge)
+            yield from _arrows(edge, onward)
     for source, arrivals in topology.arrivals.items():
         for join in arrivals:
             yield OutlineEdge(source, join)
@@ -187,9 +197,29 @@ def _edges(pipeline: ResolvedPipeline) -> Iterator[OutlineEdge]:
             yield OutlineEdge(name, END)
 
 
-def _arrows(edge: Edge) -> Iterator[OutlineEdge]:
-    for target in dict.fromkeys(edge.targets):
-        is_back = target in edge.loop_targets
+def _onward(topology: Topology) -> dict[str, list[str]]:
+    """Return every arc but those back that are bounded."""
+    bounded = {
+        (edge.source, target)
+        for leaving in topology.edges.values()
+        for edge in leaving
+        if edge.max_loops is not None
+        for target in edge.loop_targets
+    }
+    return {
+        source: [target for target in targets if (source, target) not in bounded]
+        for source, targets in topology.successors.items()
+    }
+
+
+def _arrows(edge: Edge, onward: Mapping[str, Sequence[str]]) -> Iterator[OutlineEdge]:
+    targets = [*dict.fromkeys(edge.targets)]
+    has_choice = edge.max_loops is not None and len({*targets, edge.on_max_loops} - edge.loop_targets - {None}) > 1
+    for target in targets:
+        # Two nodes that lead to each other are both loop targets: where one way is bounded, that is the way back.
+        is_back = target in edge.loop_targets and (
+            edge.max_loops is not None or edge.source in reachable(onward, (target,))
+        )
         yield OutlineEdge(
             edge.source,
             target,
@@ -197,9 +227,18 @@ def _arrows(edge: Edge) -> Iterator[OutlineEdge]:
             label=_label(edge, target),
             max_loops=edge.max_loops if is_back else None,
             is_back=is_back,
+            on_max_loops=has_choice and target == edge.on_max_loops,
+            edge=edge.key,
         )
     if edge.on_max_loops is not None and edge.on_max_loops not in edge.targets:
-        yield OutlineEdge(edge.source, edge.on_max_loops, condition=edge.condition, is_fallback=True)
+        yield OutlineEdge(
+            edge.source,
+            edge.on_max_loops,
+            condition=edge.condition,
+            is_fallback=True,
+            on_max_loops=has_choice,
+            edge=edge.key,
+        )
 
 
 def _label(edge: Edge, target: str) -> str | None:

@@ -14,7 +14,7 @@ from orchestra.errors import SessionError
 from orchestra.graph.topology import END, START, Edge, Join, Topology
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from orchestra.graph.conditions import Choice
     from orchestra.graph.parallel import Parallelism
@@ -48,6 +48,11 @@ class Route:
             "lineage": self.lineage,
         }
         return {"frontier": list(self.targets), **{name: value for name, value in fields.items() if value}}
+
+    def told(self) -> Iterator[dict[str, Any]]:
+        """Yield what the log says of each choice."""
+        for edge, chosen in self.choices.items():
+            yield {"edge": edge, "targets": chosen} | ({"labels": self.labels[edge]} if edge in self.labels else {})
 
 
 class Conditions(Protocol):

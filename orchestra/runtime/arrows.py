@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from orchestra.graph.topology import END, START
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from orchestra.graph.outline import Outline, OutlineEdge
 
@@ -47,6 +47,11 @@ class _Way:
         return self.arrows[0][1].condition
 
     @property
+    def edge(self) -> str | None:
+        """Its name; None: the log is of a version that did not tell it."""
+        return self.arrows[0][1].edge
+
+    @property
     def bound(self) -> int | None:
         return next((arrow.max_loops for _, arrow in self.arrows if arrow.max_loops is not None), None)
 
@@ -74,18 +79,21 @@ class _Count:
 
     def result(self) -> tuple[int, ...]:
         for name, turn in self._facts.ended:
-            chosen = [*self._facts.chosen.get((name, turn), {}).items()]
-            chosen.sort(key=lambda pair: _index(pair[0]))
-            conditional = iter(targets for _, targets in chosen)
-            for place, way in enumerate(self._ways.get(name, ())):
-                targets = None if way.condition is None else next(conditional, None)
-                self._go((name, place), way, targets)
+            self._go_on(name, self._facts.chosen.get((name, turn), {}))
         self._begin()
         for among in self._unsure:
             self._guess(among)
         for join in self._joins:
             self._leave(join)
         return tuple(self._taken)
+
+    def _go_on(self, name: str, chosen: Mapping[str, Sequence[str]]) -> None:
+        in_order = iter(sorted(chosen, key=_index))
+        for place, way in enumerate(self._ways.get(name, ())):
+            targets = None
+            if way.condition is not None:
+                targets = chosen.get(next(in_order, "") if way.edge is None else way.edge)
+            self._go((name, place), way, targets)
 
     def _go(self, key: tuple[str, int], way: _Way, targets: Sequence[str] | None) -> None:
         """Take the arrows of one edge, as the router does (`graph.routing`)."""
@@ -103,15 +111,18 @@ class _Count:
 
     def _otherwise(self, way: _Way) -> list[tuple[int, OutlineEdge]]:
         """Return where an edge goes when its ways back are closed."""
-        fallback = [pair for pair in way.arrows if pair[1].is_fallback]
-        onward = fallback or [pair for pair in way.arrows if not pair[1].is_back]
+        named = [pair for pair in way.arrows if pair[1].is_fallback or pair[1].on_max_loops]
+        onward = named or [pair for pair in way.arrows if not pair[1].is_back]
         if len(onward) > 1:
             self._unsure.append([number for number, _ in onward])
             return []
         return onward
 
     def _begin(self) -> None:
-        """Take the arrows that leave START: no event tells what a condition there has chosen."""
+        """Take the arrows that leave START; of older logs no event tells what a condition there has chosen."""
+        if chosen := self._facts.chosen.get((START, 0)):
+            self._go_on(START, chosen)
+            return
         if not self._facts.begun:
             return
         for way in self._ways.get(START, ()):
@@ -138,7 +149,7 @@ class _Count:
 
 
 def _ways(arrows: Collection[tuple[int, OutlineEdge]]) -> Iterator[_Way]:
-    for _, of_one in groupby(arrows, key=lambda pair: pair[1].condition):
+    for _, of_one in groupby(arrows, key=lambda pair: (pair[1].edge, pair[1].condition)):
         yield _Way(tuple(of_one))
 
 

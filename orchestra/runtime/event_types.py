@@ -144,10 +144,9 @@ EVENT_TYPES: Mapping[str, EventType] = {
     "turn_committed": EventType("the turn's commit in one repo", _COMMIT, in_turn=True),
     "output_given": EventType("what an agent or step hands over", {"output": ANYTHING}, in_turn=True),
     "condition_chose": EventType(
-        "an edge's condition has chosen `targets`, by `labels` where the edge has such",
+        "an edge's condition has chosen `targets`, by `labels` where the edge has such; at START it is of no node",
         {"edge": TEXT, "targets": TEXTS},
         {"labels": TEXTS},
-        in_turn=True,
     ),
     "turn_ended": EventType("the attempt has ended well", {"duration_s": NUMBER}, in_turn=True),
     "turn_failed": EventType(

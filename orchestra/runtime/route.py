@@ -134,6 +134,8 @@ class _Fold:
             self._session_event(kind, payload)
         elif kind == "conflict":
             self._conflict(payload)
+        elif kind == "condition_chose":
+            self._chose(event)
         elif kind == "conflict_resolved":
             self._held.pop((payload.get("repo"), payload.get("n")), None)
         elif event.node in self._nodes and event.node is not None:
@@ -165,11 +167,13 @@ class _Fold:
             self._ended[node] = event.seq
         elif kind == "model_ended":
             self._usage[node].add(event.payload)
-        elif kind == "condition_chose":
-            targets = [str(target) for target in event.payload["targets"]]
-            self._facts.chosen.setdefault(turn, {})[str(event.payload.get("edge"))] = targets
         if kind in {"turn_ended", "turn_failed"}:
             self._seconds[node] += event.payload.get("duration_s") or 0
+
+    def _chose(self, event: Event) -> None:
+        turn = (START if event.node is None else event.node, event.turn or 0)
+        targets = [str(target) for target in event.payload["targets"]]
+        self._facts.chosen.setdefault(turn, {})[str(event.payload.get("edge"))] = targets
 
     def _conflict(self, payload: Mapping[str, Any]) -> None:
         target = str(payload.get("target"))

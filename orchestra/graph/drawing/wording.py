@@ -105,7 +105,7 @@ def label_of(edge: OutlineEdge) -> list[str]:
     lines = [plain(edge.label)] if edge.label else []
     if edge.max_loops is not None:
         lines.append(bound_of(edge.max_loops))
-    if edge.is_fallback:
+    if edge.is_fallback or edge.on_max_loops:
         lines.append("else")
     return lines
 

@@ -33,9 +33,10 @@ SESSION_TYPES = (
 OVERVIEW_TYPES = (
     *(*SESSION_TYPES, "warning", "turn_started", "turn_ended", "turn_failed", "turn_stopped"),
     *("model_started", "model_ended", "model_failed", "tool_started", "tool_ended", "question_asked"),
-    *("question_left", "human_turn"),
+    *("question_left", "human_turn", "condition_chose"),
 )
 _SHOWN_BETWEEN = frozenset(SESSION_TYPES) - {"session_started", "session_stopping", "setup_started"}
+_SHOWN_WITHOUT_TURN = frozenset({"warning", "condition_chose"})
 _STATES: Mapping[str, State] = {
     "turn_started": "running",
     "turn_ended": "done",
@@ -158,7 +159,7 @@ class _Fold:
         if event.type.startswith("session_"):
             self._session_event(event)
         self._last = now
-        if event.type in _SHOWN_BETWEEN or (event.type == "warning" and event.turn is None):
+        if event.type in _SHOWN_BETWEEN or (event.type in _SHOWN_WITHOUT_TURN and event.turn is None):
             self._happen(event)
         if event.node is not None and event.turn is not None:
             self._turn_event(event.node, event.turn, event, now)

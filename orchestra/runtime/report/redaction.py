@@ -90,7 +90,9 @@ def outline_without_contents(outline: Outline) -> Outline:
         )
         for node in outline.nodes
     ]
-    edges = [replace(edge, label=None, condition=named(edge.condition)) for edge in outline.edges]
+    edges = [
+        replace(edge, label=None, condition=named(edge.condition), edge=named(edge.edge)) for edge in outline.edges
+    ]
     return replace(outline, pipeline=named(outline.pipeline), description="", nodes=tuple(nodes), edges=tuple(edges))
 
 
