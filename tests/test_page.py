@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from importlib import resources
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from orchestra.cli.page.html import Style, el, render, visible
 from orchestra.cli.page.scale import Scale
-from orchestra.cli.page.texts import MOST, Room, arguments, block, value_block
+from orchestra.cli.page.texts import MOST, Room, arguments, block, hint, value_block
 from orchestra.cli.page.turns import level
 from orchestra.cli.page.words import cost, duration
 from orchestra.runtime.report.redaction import KEPT, without_contents
@@ -113,6 +114,11 @@ class TestTexts:
         page = html(block("x" * (MOST + 5_000), Room(10**6)))
         assert page.count("x" * MOST) == 1
         assert "[… 5,000 characters left out]" in page
+
+    def test_a_hint_keeps_its_lines_which_are_commands_to_type(self) -> None:
+        assert html(hint("type:\n  git status", Room(100))) == '<p class="hint">hint: type:\n  git status</p>'
+        style = resources.files("orchestra.cli.page").joinpath("report.css").read_text(encoding="utf-8")
+        assert ".hint{white-space:pre-wrap}" in style
 
     def test_a_text_that_escapes_make_long_is_cut_where_there_is_no_room(self) -> None:
         room = Room(1_000)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestra.cli.page.html import el
 from orchestra.cli.page.patches import head as change_head
-from orchestra.cli.page.texts import Room, block, value_block
+from orchestra.cli.page.texts import Room, block, hint, value_block
 from orchestra.cli.page.words import clock, cost, counted, duration, tokens
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _error(error: Mapping[str, Any] | None) -> Iterator[Element]:
             "section",
             el("h2", f"Error: {error.get('code')}", by),
             block(str(error.get("message", "")), room),
-            el("p", "hint: ", room.take(str(error["hint"]))[0]) if error.get("hint") else "",
+            hint(str(error["hint"]), room) if error.get("hint") else "",
             class_="error",
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from orchestra.cli.page.html import el
-from orchestra.cli.page.texts import arguments, block, gist, value_block
+from orchestra.cli.page.texts import arguments, block, gist, hint, value_block
 from orchestra.cli.page.words import counted, duration
 from orchestra.cli.prices import price
 
@@ -133,7 +133,7 @@ def _failed(payload: Any, room: Room) -> Iterator[Node]:
     yield el("div", el("span", f"failed: {payload.get('code')}", class_="bad"), tries)
     yield block(str(payload.get("message", "")), room)
     if payload.get("hint"):
-        yield el("p", "hint: ", room.take(str(payload["hint"]))[0])
+        yield hint(str(payload["hint"]), room)
 
 
 def _warning(payload: Any, room: Room) -> Node:

@@ -78,6 +78,11 @@ def value_block(value: object, room: Room, *, label: str = "", style: str = "") 
     return block(as_json(value), room, label=label)
 
 
+def hint(text: str, room: Room) -> Element:
+    """Show the hint of an error: its lines are often commands to type."""
+    return el("p", "hint: ", room.take(text)[0], class_="hint")
+
+
 def arguments(args: Mapping[str, Any], room: Room) -> Iterator[Element]:
     """Yield the arguments of a call, each with its name."""
     for name, value in args.items():

@@ -9,7 +9,7 @@ from orchestra.cli.event_lines import what_of
 from orchestra.cli.page.html import el
 from orchestra.cli.page.items import items
 from orchestra.cli.page.patches import changes
-from orchestra.cli.page.texts import Room, block
+from orchestra.cli.page.texts import Room, block, hint
 from orchestra.cli.page.words import clock, counted, duration
 from orchestra.cli.prices import price_of
 from orchestra.runtime.report.overview import seconds_of
@@ -187,7 +187,7 @@ def _happening(event: Event) -> Iterator[Node]:
     if event.type == "internal_error":
         yield block(str(event.payload.get("traceback", "")), room, label="traceback")
     if event.type == "session_failed" and event.payload.get("hint"):
-        yield el("div", "hint: ", room.take(str(event.payload["hint"]))[0])
+        yield hint(str(event.payload["hint"]), room)
 
 
 def _style(event: Event) -> str | None:
