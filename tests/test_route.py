@@ -98,6 +98,13 @@ def test_who_was_at_work_is_interrupted_until_it_says_that_it_goes_on() -> None:
     assert half["join.critic"] == "waiting"
 
 
+def test_who_has_failed_and_is_tried_again_is_at_work() -> None:
+    told = ["session_started", "turn_started plan 1", "turn_failed plan 1"]
+    assert states(folded(LOOPS, *told, e2={"tries_left": 1}))["plan"] == "running"
+    assert states(folded(LOOPS, *told, e2={"tries_left": 0}))["plan"] == "failed"
+    assert states(folded(LOOPS, *told, "session_forked", e2={"tries_left": 1}))["plan"] == "interrupted"
+
+
 def test_a_bound_closes_the_way_back_also_where_the_condition_chose_it() -> None:
     back = OutlineEdge("check", "fix", "red", max_loops=1, is_back=True)
     fallback = OutlineEdge("check", "report", "red", is_fallback=True)

@@ -156,7 +156,8 @@ class _Fold:
 
     def _node_event(self, node: str, event: Event) -> None:
         turn, kind = (node, event.turn or 0), event.type
-        self._states[node] = _STATES.get(kind, self._states.get(node, "not-reached"))
+        is_tried_again = kind == "turn_failed" and event.payload.get("tries_left")
+        self._states[node] = "running" if is_tried_again else _STATES.get(kind, self._states.get(node, "not-reached"))
         if kind == "turn_started":
             if turn not in self._facts.begun:
                 self._started[node] = event.seq

@@ -235,4 +235,4 @@ def _legend() -> Element:
         ("bar-failed", "failed"),
     )
     swatches = [el("span", el("span", class_=f"swatch {style}"), text) for style, text in entries]
-    return el("p", swatches, el("span", "◆ merge  ⚡ conflict  ↻ resumed"), class_="legend")
+    return el("p", swatches, el("span", "◆ merge  ⚡ conflict  ‖ paused  ↻ resumed"), class_="legend")

@@ -46,6 +46,8 @@ _STATES: Mapping[str, State] = {
     "question_left": "waiting",
     "human_turn": "running",
 }
+_GOES_ON = frozenset({"model_started", "tool_started", "question_asked", "human_turn"})
+"""With them an attempt goes on that has failed, or waited for a person in vain."""
 _DRIVER_CHANGED = frozenset({"session_resumed", "session_forked", "session_interrupted", "session_paused"})
 
 
@@ -202,11 +204,14 @@ class _Fold:
         if facts is None:
             facts = self._turns[key] = TurnFacts(node, number, event.seq)
         facts.attempts = max(facts.attempts, event.attempt or 1)
-        facts.state = _STATES.get(kind, facts.state)
+        is_tried_again = kind == "turn_failed" and payload.get("tries_left")
+        facts.state = "running" if is_tried_again else _STATES.get(kind, facts.state)
         place = (*key, event.attempt)
-        if kind == "turn_started":
+        if kind == "turn_started" or (kind in _GOES_ON and (*place, "turn") not in self._open):
             self._begin((*place, "turn"), facts, Stretch("turn", now, name=node))
-        elif kind in ("turn_ended", "turn_failed"):
+        if kind == "turn_started":
+            return
+        if kind in ("turn_ended", "turn_failed"):
             self._end((*place, "turn"), now, ok=kind == "turn_ended")
             for name in ("model", "person"):
                 self._end((*place, name), now)
@@ -214,10 +219,16 @@ class _Fold:
             self._model_event(place, facts, kind, payload, now)
         elif kind.startswith("tool_"):
             self._tool_event(place, facts, kind, payload, now)
-        elif kind == "question_asked":
+        elif kind in ("question_asked", "human_turn", "question_left"):
+            self._person_event(place, facts, kind, now)
+
+    def _person_event(self, place: tuple[Any, ...], facts: TurnFacts, kind: str, now: float) -> None:
+        if kind == "question_asked":
             self._begin((*place, "person"), facts, Stretch("person", now))
-        elif kind in ("human_turn", "question_left"):
-            self._end((*place, "person"), now)
+            return
+        self._end((*place, "person"), now)
+        if kind == "question_left":  # the session pauses when the others are done
+            self._end((*place, "turn"), now)
 
     def _model_event(
         self, place: tuple[Any, ...], facts: TurnFacts, kind: str, payload: Mapping[str, Any], now: float
