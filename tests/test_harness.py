@@ -115,8 +115,10 @@ async def test_wrong_arguments_are_a_message_to_the_model(tmp_path: Path, args: 
 
 async def test_an_unknown_tool_is_answered_with_the_tools_there_are(tmp_path: Path) -> None:
     replies: list[dict[str, Any]] = [{"tools": [{"name": "repo:ecko"}]}, {"text": "ok"}]
-    result = await run(make_harness(tmp_path, [replies], tools=(echo_tool(),)))
+    turn = RecordingTurn()
+    result = await run(make_harness(tmp_path, [replies], tools=(echo_tool(),)), turn)
     assert result.messages[2].text == "there is no tool 'repo__ecko'; the tools are: repo__echo"
+    assert [event["unknown"] for kind in ("tool_started", "tool_ended") for event in turn.of(kind)] == [True, True]
 
 
 async def test_the_last_git_commit_call_names_the_commit(tmp_path: Path) -> None:

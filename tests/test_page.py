@@ -196,3 +196,7 @@ class TestRedaction:
     def test_a_name_that_a_model_made_up_is_hidden(self) -> None:
         told = without_contents("tool_called", {"tool": "read my diary: dear diary", "ok": False, "args": {"a": "b"}})
         assert told == {"tool": "[redacted: 25 characters]", "ok": False, "args": "[redacted: 1 entry]"}
+
+    def test_the_name_of_a_tool_that_there_is_not_is_the_models_own_word(self) -> None:
+        told = without_contents("tool_started", {"tool": "sk-live-12345", "call": "c1", "unknown": True})
+        assert told == {"tool": "[redacted: 13 characters]", "call": "c1", "unknown": True}

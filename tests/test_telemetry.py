@@ -155,6 +155,12 @@ def test_a_fork_tells_nothing_of_the_session_that_it_left() -> None:
     assert root.attributes["orchestra.drive"] == 1
 
 
+def test_the_name_of_a_tool_that_the_agent_does_not_have_is_the_models_own_word() -> None:
+    call = {"tool": "sk-live-12345", "call": "c1", "args": {}, "unknown": True}
+    spans = told(START, ("turn_started", "a", 1, {}), ("tool_started", "a", 1, call))
+    assert spans[0] == ("execute_tool _OTHER", None)
+
+
 @pytest.mark.parametrize("name", ["../../etc/passwd\n", "rm -rf", "x" * 200, 7, None, {"a": 1}])
 def test_what_a_model_calls_a_tool_is_told_only_where_it_is_a_name(name: Any) -> None:
     call = {"tool": name, "call": name, "args": {"path": "secret"}}

@@ -228,7 +228,7 @@ class TurnMiddleware(AgentMiddleware[Any, Any, Any]):
     def _unknown(self, name: str, identity: str) -> ToolMessage:
         known = ", ".join(self._tools) or "none"
         text = f"there is no tool {name[:_TEXT_CAP]!r}; the tools are: {known}"
-        call = {"tool": name[:_TEXT_CAP], "call": identity}
+        call: dict[str, Any] = {"tool": name[:_TEXT_CAP], "call": identity, "unknown": True}
         self._turn.emit("tool_started", **call, args={})
         self._turn.emit("tool_ended", **call, ok=False, duration_s=0.0, exit_code=None, result=text)
         return ToolMessage(text, name=name, tool_call_id=identity, status="error")

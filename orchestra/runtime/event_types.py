@@ -120,12 +120,15 @@ EVENT_TYPES: Mapping[str, EventType] = {
         in_turn=True,
     ),
     "tool_started": EventType(
-        "a tool call begins; long arguments are cut", {"tool": TEXT, "args": OBJECT}, _CALL, in_turn=True
+        "a tool call begins; long arguments are cut; `unknown`: the agent has no such tool",
+        {"tool": TEXT, "args": OBJECT},
+        {**_CALL, "unknown": FLAG},
+        in_turn=True,
     ),
     "tool_ended": EventType(
         "the call of that `call` has ended; `result` is what the agent sees, cut where it is long",
         {"tool": TEXT, "ok": FLAG, "exit_code": COUNT_OR_NONE, "duration_s": NUMBER},
-        {**_CALL, "result": TEXT},
+        {**_CALL, "result": TEXT, "unknown": FLAG},
         in_turn=True,
     ),
     "snapshot_taken": EventType(

@@ -209,8 +209,6 @@ class _Fold:
         place = (*key, event.attempt)
         if kind == "turn_started" or (kind in _GOES_ON and (*place, "turn") not in self._open):
             self._begin((*place, "turn"), facts, Stretch("turn", now, name=node))
-        if kind == "turn_started":
-            return
         if kind in ("turn_ended", "turn_failed"):
             self._end((*place, "turn"), now, ok=kind == "turn_ended")
             for name in ("model", "person"):

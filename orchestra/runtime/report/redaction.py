@@ -37,7 +37,7 @@ KEPT: Mapping[str, frozenset[str]] = {
     "model_started": _MODEL,
     "model_ended": _MODEL
     | {"input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "cost_usd", "duration_s"}
-    | {"stop_reason", "calls"},
+    | {"stop_reason"},
     "model_failed": _MODEL | {"error", "retry_in"},
     **dict.fromkeys(("tool_started", "tool_ended", "tool_called"), _TOOL),
     "snapshot_taken": frozenset({"repo", "commit"}),
@@ -59,6 +59,8 @@ KEPT: Mapping[str, frozenset[str]] = {
 def without_contents(kind: str, payload: Mapping[str, Any]) -> dict[str, Any]:
     """Return the payload of an event with its contents hidden."""
     kept = KEPT.get(kind, frozenset())
+    if payload.get("unknown"):
+        kept -= {"tool"}  # it is the model's own word
     return {key: named(value) if key in kept else hidden(value) for key, value in payload.items()}
 
 

@@ -282,7 +282,9 @@ class SpanFold:
         turn = self._turn(event)
         if turn is None:
             return
-        tool, call = name_or_none(event.payload.get("tool")), event.payload.get("call")
+        call = event.payload.get("call")
+        # The name of a tool that the agent does not have is the model's own word.
+        tool = None if event.payload.get("unknown") else name_or_none(event.payload.get("tool"))
         about = self._subject.about(
             **{
                 "gen_ai.operation.name": "execute_tool",
