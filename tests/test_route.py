@@ -255,6 +255,8 @@ def test_the_command_draws_in_every_format_on_stdout_or_into_a_file(
         done = graph(past, past.session, "-o", str(path))
         assert (done.exit_code, done.stdout) == (0, "")
         assert path.read_text(encoding="utf-8").startswith(begin)
+    assert graph(past, past.session, "-o", "-", "--format", "dot").stdout.startswith("digraph ")
+    assert not (past.root / "-").exists()
     monkeypatch.setenv("COLUMNS", "70")
     printed = graph(past, past.session[:5]).stdout
     assert f"session {past.session}: completed" in printed

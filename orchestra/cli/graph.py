@@ -31,7 +31,12 @@ def graph_command(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="FILE", help="Write it to FILE, whose ending tells the format."),
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="Write it to FILE, whose ending tells the format; -: standard output.",
+        ),
     ] = None,
     repo: RepoOption = None,
     provider: ProviderOption = None,
@@ -43,6 +48,7 @@ def graph_command(
     """
     from orchestra.runtime.pictures import find_picture
 
+    output = None if output == Path("-") else output
     chosen = _format(format, output, json=json)
     found = find_picture(target, Path.cwd(), provider=provider, repos=read_repos_given(repo))
     print_warnings(found.warnings)
