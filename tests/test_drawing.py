@@ -101,25 +101,25 @@ def test_the_way_of_a_session_is_laid_over_it() -> None:
         session 7kq2mfzd: failed
         left efgh at 2f
 
-                               START
-                                 ▼
-                     ┏━━━━━━━━━━━━━━━━━━━━━━━┓
-                     ┃        ✓ plan         ┃
-                     ┃          p/m          ┃
-                     ┃     1 turn, 1.2 s     ┃
-                     ┃ 1,000 tokens, $0.0000 ┃
-                     ┗━━━━━━━━━━━┳━━━━━━━━━━━┛
-                     ┏━━━━━━━━━━━┻━━━━━━━━━━┓
-                     ▼                      ▼
-        ┏━━━━━━━━━━━━━━━━━━━━━━━━┓  ┏━━━━━━━━━━━━━━━┓
-        ┃         ✗ left         ┃  ┃    ? right    ┃
-        ┃          p/m           ┃  ┃      p/m      ┃
-        ┃         failed         ┃  ┃    waiting    ┃
-        ┃  2 turns, 1 min 15 s   ┃  ┃ 1 turn, 0.0 s ┃
-        ┃ 0 tokens, cost unknown ┃  ┗━━━━━━━┳━━━━━━━┛
-        ┗━━━━━━━━━━━━┳━━━━━━━━━━━┛          ┃
-               ▲     ┃                      ┃
-               ┃     ┗━━━━━━━━━━┳━━━━━━━━━━━┛
+                              START
+                                ▼
+                    ┏━━━━━━━━━━━━━━━━━━━━━━━┓
+                    ┃        ✓ plan         ┃
+                    ┃          p/m          ┃
+                    ┃     1 turn, 1.2 s     ┃
+                    ┃ 1,000 tokens, $0.0000 ┃
+                    ┗━━━━━━━━━━━┳━━━━━━━━━━━┛
+                                ┣━━━━━━━━━┓
+                                ▼         ▼
+         ┏━━━━━━━━━━━━━━━━━━━━━━━━┓  ┏━━━━━━━━━┓
+         ┃         ✗ left         ┃  ┃ ? right ┃
+         ┃          p/m           ┃  ┃   p/m   ┃
+         ┃         failed         ┃  ┃ waiting ┃
+         ┃  2 turns, 1 min 15 s   ┃  ┃ 1 turn  ┃
+         ┃ 0 tokens, cost unknown ┃  ┗━━━━┳━━━━┛
+         ┗━━━━━━━━━━━━━━━━━━━━━━┳━┛       ┃
+               ▲                ┃         ┃
+               ┃                ┣━━━━━━━━━┛
                ┃                ▼
             revise       ✓ wait for all
         at most 2 times     2 rounds
@@ -283,7 +283,7 @@ def test_mermaid_and_dot_frame_branches_and_mark_what_was_reached() -> None:
     flow = render_mermaid(graph, way).splitlines()
     place = flow.index('    subgraph bn1["a"]')
     assert flow[place + 1 : place + 4] == [
-        '        n1("a<br/>running<br/>1 turn, 0.0 s")',
+        '        n1("a<br/>running<br/>1 turn")',
         '        n2["b<br/>asks x<br/>not reached"]',
         "    end",
     ]

@@ -79,7 +79,9 @@ def visit_of(visit: Visit, kind: str) -> Iterator[str]:
     if visit.state != "done":
         yield visit.state.replace("-", " ")
     if visit.turns:
-        yield f"{_times(visit.turns, 'turn')}, {duration(visit.seconds)}"
+        # Of a turn that goes on it is not known how long it takes.
+        took = f", {duration(visit.seconds)}" if visit.seconds or visit.state == "done" else ""
+        yield _times(visit.turns, "turn") + took
     if visit.tokens or visit.cost_usd is None:
         cost = "cost unknown" if visit.cost_usd is None else f"${visit.cost_usd:.4f}"
         yield f"{visit.tokens:,} tokens, {cost}"
