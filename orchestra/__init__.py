@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from orchestra.errors import OrchestraError, PipelineError
     from orchestra.graph.compiler import GraphCompiler
     from orchestra.graph.conditions import condition
+    from orchestra.runtime.pictures import draw
     from orchestra.runtime.session import SessionManager
     from orchestra.tools.registry import RepoContext, tool_registry
 
@@ -23,6 +24,7 @@ __all__ = [
     "SessionManager",
     "__version__",
     "condition",
+    "draw",
     "tool_registry",
 ]
 
@@ -33,6 +35,7 @@ _HOMES = {
     "RepoContext": "orchestra.tools.registry",
     "SessionManager": "orchestra.runtime.session",
     "condition": "orchestra.graph.conditions",
+    "draw": "orchestra.runtime.pictures",
     "tool_registry": "orchestra.tools.registry",
 }
 

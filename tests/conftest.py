@@ -14,9 +14,10 @@ import yaml
 
 from orchestra.testing import GitRepo, git_repo, write_script
 from tests.preloaded import COMMAND, Command, run
+from tests.session_support import check_events
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from orchestra.runtime.observability import Event
     from orchestra.runtime.people import Channel
@@ -140,14 +141,16 @@ def repo(tmp_path: Path) -> GitRepo:
 @pytest.fixture
 def workshop(
     tmp_path: Path, repo: GitRepo, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> Workshop:
-    """A repository, a directory for pipelines beside it, and an empty home."""
+) -> Iterator[Workshop]:
+    """A repository, a directory for pipelines beside it, and an empty home; its events are held against the schema."""
     home, pipelines = tmp_path / "home", tmp_path / "pipelines"
     home.mkdir()
     pipelines.mkdir()
     monkeypatch.setenv("HOME", str(home))
     fresh = request.node.get_closest_marker("new_interpreter") is not None
-    return Workshop(repo, pipelines, home, fresh=fresh)
+    made = Workshop(repo, pipelines, home, fresh=fresh)
+    yield made
+    check_events(made.events)
 
 
 @pytest.fixture
@@ -169,3 +172,9 @@ def past(tmp_path_factory: pytest.TempPathFactory) -> Past:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(top / "home"))
         return make_past(top)
+
+
+@pytest.fixture
+def own(past: Past, tmp_path: Path) -> Past:
+    """A copy of it that a test may change."""
+    return past.copied(tmp_path / "copy")

@@ -173,7 +173,10 @@ def die(directory: Path) -> None:
 async def wait_for_writes(database: Path, count: int) -> None:
     """Wait until the results of `count` tool calls are in the database."""
     with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as reader:
-        query = "select count(distinct task_id) from writes where channel = 'snapshot' and checkpoint_ns like 'fixer:%'"
+        query = (
+            "select count(distinct task_id) from writes where channel = 'snapshot' and checkpoint_ns like 'fixer:%'"
+            " and checkpoint_id = (select max(checkpoint_id) from writes where checkpoint_ns like 'fixer:%')"
+        )  # the turn's input is such a write, too, to an earlier checkpoint
         while reader.execute(query).fetchone()[0] < count:  # noqa: ASYNC110 - another connection tells no one
             await asyncio.sleep(0.01)
 

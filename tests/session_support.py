@@ -11,17 +11,23 @@ import sys
 import warnings
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import jsonschema
+
+from orchestra.runtime.event_log import read_events
+from orchestra.runtime.event_types import EVENT_TYPES
 from orchestra.runtime.processes import holders_of
-from orchestra.runtime.store import find_session, read_events, session_ids
+from orchestra.runtime.store import find_session, session_ids
 from orchestra.testing import write_script
 from tests.gitkit import assert_sound, files_of, fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
+    from orchestra.runtime.observability import Event
     from orchestra.runtime.result import SessionResult
     from tests.conftest import Workshop
 
@@ -256,3 +262,15 @@ def assert_done(workshop: Workshop, result: SessionResult, **more: str) -> None:
     free = {("left", 1): kills, ("right", 1): kills}
     assert all(0 <= calls - PAID[turn] <= free.get(turn, 0) for turn, calls in paid.items()), paid
     assert_consistent(workshop, result)
+
+
+@cache
+def _validator(kind: str) -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(EVENT_TYPES[kind].schema())
+
+
+def check_events(events: Iterable[Event]) -> None:
+    """Hold events against the published schema: each has a type of it, and what that type says."""
+    for event in events:
+        _validator(event.type).validate(event.payload)
+        assert not EVENT_TYPES[event.type].in_turn or None not in (event.node, event.turn, event.attempt), event

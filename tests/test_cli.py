@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import re
@@ -17,7 +18,9 @@ from orchestra.cli.event_lines import line_of
 from orchestra.cli.options import read_inputs_given, read_repos_given
 from orchestra.cli.progress import Progress
 from orchestra.cli.render import as_json, escape_prose, render_problems
+from orchestra.cli.summary import summary
 from orchestra.errors import PipelineError
+from orchestra.runtime.event_types import EVENT_TYPES
 from orchestra.runtime.result import SessionResult
 from orchestra.runtime.store import SessionRecord, Status, session_ids
 from tests.commandkit import Said
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 COMMANDS = (
     "demo",
     "compile",
+    "graph",
     "run",
     "resume",
     "attach",
@@ -40,6 +44,7 @@ COMMANDS = (
     "status",
     "log",
     "diff",
+    "export",
     "apply",
     "replay",
     "cleanup",
@@ -341,7 +346,7 @@ class TestRun:
         result = SessionResult(record, {"a": output}, final=("a",), interactive=("a",))
         progress = Progress(io.StringIO())
         assert progress.outputs(result) == "The text.\n"
-        told = [line for line in progress.summary(result).splitlines() if line.startswith("a ")]
+        told = [line for line in summary(result, progress.transcript).splitlines() if line.startswith("a ")]
         assert told == [line] * (line is not None)
 
     def test_nothing_of_a_model_can_steer_the_terminal(self, workshop: Workshop) -> None:
@@ -437,7 +442,7 @@ class TestStatusAndLog:
         assert numbers == sorted(numbers)
         history = Said("log", sessions[0], cwd=workshop.repo.path).out.splitlines()
         assert [line.split("  ")[1] for line in history if line.startswith("●")] == ["start", "a (turn 1)"]
-        assert "turn ended" in Said("log", sessions[0], "--events", cwd=workshop.repo.path).out
+        assert "done after" in Said("log", sessions[0], "--events", cwd=workshop.repo.path).out
 
 
 class TestStreams:
@@ -509,11 +514,13 @@ def test_json_stays_the_same_document() -> None:
 
 
 @pytest.mark.parametrize("payload", [{}, {"message": 1}, {"paths": ["a"], "agents": 5, "waits_for": "x", "targets": 1}])
-@pytest.mark.parametrize("kind", ["turn_failed", "conflict", "session_stopping", "condition_chose", "turn_committed"])
-def test_a_damaged_event_is_shown_as_it_is_and_steers_no_terminal(kind: str, payload: dict[str, Any]) -> None:
-    line = line_of("2026-01-01T1\x1bc:00:00", kind, "a\x1b[2J", 1, payload)
-    assert "\x1b" not in line
-    assert line.startswith(r"1\x1bc")
+def test_a_damaged_event_is_shown_as_it_is_and_steers_no_terminal(payload: dict[str, Any]) -> None:
+    for kind, full in itertools.product(EVENT_TYPES, (False, True)):
+        keys = dict.fromkeys((*EVENT_TYPES[kind].required, *EVENT_TYPES[kind].optional), "\x1b[31m")
+        for said in (payload, {**keys, **payload}):
+            line = line_of("2026-01-01T1\x1bc:00:00", kind, "a\x1b[2J", 1, said, full=full)
+            assert "\x1b" not in line
+            assert line.startswith(r"1\x1bc")
 
 
 def test_a_line_of_the_log_is_one_line() -> None:

@@ -872,3 +872,29 @@ def test_a_worktree_whose_directory_is_gone_can_be_removed_too(here: Workshop) -
     type_in(finding, here.repo.path)
     assert bad(examine(), "leftovers") == []
     assert here.repo.git("worktree", "list").count("\n") == 0
+
+
+# --- traces
+
+
+def test_where_traces_go_is_said_only_where_some_are_sent(here: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told() -> list[tuple[State, str]]:
+        return [(finding.status, finding.message) for finding in examine() if finding.check == "traces"]
+
+    assert told() == []
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "https://user:secret@collector.example:4318/x")
+    monkeypatch.setenv("LANGSMITH_API_KEY", "lsv2_secret")
+    monkeypatch.setenv("LANGSMITH_HIDE_INPUTS", "false")
+    assert told() == [
+        (State.OK, "OpenTelemetry: traces go to collector.example:4318, without contents"),
+        (State.OK, "LangSmith: traces go to api.smith.langchain.com, with contents"),
+    ]
+    monkeypatch.setenv("LANGSMITH_TRACING", "false")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    assert told() == [
+        (State.WARNING, "no spans are sent: OTEL_EXPORTER_OTLP_PROTOCOL is 'grpc', and only 'http/protobuf' is spoken")
+    ]
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_PROTOCOL")
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http", None)
+    finding = the_one(examine(), "traces")
+    assert (finding.status, finding.commands) == (State.WARNING, ("pip install 'orchestra-agents[otel]'",))

@@ -15,9 +15,10 @@ from orchestra.cli.progress import QUIET
 from orchestra.errors import SessionError
 from orchestra.graph.project import Project
 from orchestra.runtime.asking import open_questions
+from orchestra.runtime.event_log import read_events
 from orchestra.runtime.following import follow, read_history
 from orchestra.runtime.session import SessionManager
-from orchestra.runtime.store import find_session, open_readonly, read_events, read_session
+from orchestra.runtime.store import find_session, open_readonly, read_session
 from tests.processes import exit_code, fork, until
 from tests.session_support import agent, chain, database, events, resume_and_kill, run_and_kill, says, writes
 from tests.talkkit import asked, inbox, session_of, talk, wait_for_question
@@ -147,7 +148,7 @@ async def test_a_reader_of_long_does_not_hold_up_the_end_of_a_session(workshop: 
 async def test_the_past_is_cut_and_says_how_much_is_left_out(workshop: Workshop) -> None:
     result = await workshop.run(busy(workshop, turns=40, delay=0))
     session = result.record.session_id
-    shown_live = [event for event in workshop.events if event.type not in QUIET]
+    shown_live = [event for event in workshop.events if event.type not in {*QUIET, "text_delta"}]
 
     cut = history(workshop, session, lines=5)
     whole = history(workshop, session, lines=1_000)

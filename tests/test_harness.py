@@ -67,8 +67,24 @@ async def test_a_tool_call_is_answered_and_logged_under_the_users_name(tmp_path:
     assert isinstance(answer, ToolMessage)
     assert (answer.text, answer.name, answer.status) == ("echo hi", "repo__echo", "success")
     assert answer.artifact is None
-    assert turn.of("tool_started") == [{"type": "tool_started", "tool": "repo:echo", "args": {"text": "hi"}}]
-    assert turn.of("tool_ended")[0]["ok"] is True
+    call = {"tool": "repo:echo", "call": "call-1-1-1"}
+    assert turn.of("tool_started") == [{"type": "tool_started", **call, "args": {"text": "hi"}}]
+    (ended,) = turn.of("tool_ended")
+    assert ended == {**ended, **call, "ok": True, "exit_code": None, "result": "echo hi"}
+    assert [reply["calls"] for reply in turn.of("model_ended")] == [["repo:echo"], []]
+
+
+async def test_what_an_agent_was_told_and_what_it_wrote_is_logged(tmp_path: Path) -> None:
+    turn = RecordingTurn()
+    replies: list[dict[str, Any]] = [{"text": "First I look."}, {"text": "Done."}]
+    replies[0]["tools"] = [{"name": "repo:echo", "args": {"text": "hi"}}]
+    await run(make_harness(tmp_path, [replies], tools=(echo_tool(),)), turn)
+
+    assert turn.of("prompt_given") == [
+        {"type": "prompt_given", "system": "You fix things.\n\nFix the bug.", "message": "Inputs: none."}
+    ]
+    written = [(piece["text"], piece["spoken"]) for piece in turn.of("text_delta")]
+    assert written == [("First I look.", False), ("Done.", False)]
 
 
 async def test_long_arguments_are_cut_in_the_log(tmp_path: Path) -> None:
@@ -180,7 +196,7 @@ async def test_a_limit_of_the_session_stops_the_turn_as_it_is(tmp_path: Path) ->
     turn.before_call = refuse
     with pytest.raises(AgentError, match="max_cost_usd"):
         await run(make_harness(tmp_path, [[{"text": "never"}]]), turn)
-    assert not turn.events
+    assert [event["type"] for event in turn.events] == ["prompt_given"]
 
 
 @pytest.mark.parametrize("kind", ["rate_limit", "overloaded", "timeout", "server", "connection", "truncated"])

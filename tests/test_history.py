@@ -38,11 +38,6 @@ def paragraph(text: str, title: str) -> list[str]:
     return rest[: next((number for number, line in enumerate(rest) if not line.startswith(("│", "├"))), len(rest))]
 
 
-@pytest.fixture
-def own(past: Past, tmp_path: Path) -> Past:
-    return past.copied(tmp_path / "copy")
-
-
 def at(past: Past, row: dict[str, Any]) -> int:
     return past.rows.index(row) + 1
 

@@ -94,10 +94,17 @@ graph: [{from: START, to: a}, {from: a, to: END}]
         modules = loaded_by(*command, cwd=cwd, code=0)
         assert heavy(modules) == set(), command
         assert "yaml" not in modules, command
+    assert heavy(loaded_by("graph", session, "--format", "svg", cwd=cwd, code=0)) == {"asyncio"}
     # It asks git which branches there are, and measures what it shows.
     assert heavy(loaded_by("attach", session, "--read-only", cwd=cwd, code=0)) == {"asyncio", "rich"}
     assert heavy(loaded_by("respond", session, cwd=cwd, code=0)) == set()
+    assert heavy(loaded_by("export", session, "--html", "-", cwd=cwd, code=0)) == {"asyncio"}
     assert heavy(loaded_by("apply", session, cwd=cwd, code=0)) == {"asyncio"}
+
+
+def test_a_pipeline_is_drawn_without_langgraph(workshop: Workshop) -> None:
+    modules = loaded_by("graph", "pr-review", "--provider", "offline", cwd=workshop.repo.path, code=0)
+    assert heavy(modules) & {"langgraph", "langchain", "langchain_core", "rich", "httpx"} == set()
 
 
 @pytest.mark.parametrize("args", [[], ["pr-review"]], ids=" ".join)

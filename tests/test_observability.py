@@ -144,7 +144,7 @@ async def test_a_payload_is_cut_and_holds_only_what_the_database_takes(connectio
         deep = [deep]
     log = ObservabilityLogger(connection, asyncio.Lock())
     payload: dict[Any, Any] = {
-        "long": "x" * (MAX_TEXT + 7),
+        "long": "x" * MAX_TEXT + "the end",
         "many": list(range(MAX_ITEMS + 3)),
         "keys": dict.fromkeys(range(MAX_ITEMS + 3), 1),
         "name": os.fsdecode(b"caf\xe9"),
@@ -157,7 +157,8 @@ async def test_a_payload_is_cut_and_holds_only_what_the_database_takes(connectio
 
     ((_, _, written),) = await rows(connection)
     found = json.loads(written)
-    assert found["long"] == "x" * MAX_TEXT + "[… 7 characters cut]"
+    head, cut, tail = found["long"].partition("[… 7 characters cut …]")
+    assert (len(head) + len(tail), bool(cut), tail[-8:]) == (MAX_TEXT, True, "xthe end")
     assert found["many"][-2:] == [MAX_ITEMS - 1, "… 3 more"]
     assert len(found["keys"]) == MAX_ITEMS + 1
     assert found["name"] == "caf\\udce9"
@@ -236,9 +237,9 @@ async def test_the_log_tells_a_session_from_start_to_end_in_one_order(workshop: 
     assert [(one["seq"], one["type"]) for one in found] == [(event.seq, event.type) for event in workshop.events]
     told = [event["type"] for event in found if event["node"] == "one"]
     assert [kind for kind, _ in itertools.groupby(told)] == [
-        *("turn_started", "model_started", "model_ended", "tool_started", "tool_ended", "snapshot_taken"),
-        *("model_started", "model_ended", "tool_started", "tool_ended", "model_started", "model_ended"),
-        *("turn_committed", "turn_ended"),
+        *("turn_started", "prompt_given", "model_started", "model_ended", "tool_started", "tool_ended"),
+        *("snapshot_taken", "model_started", "model_ended", "tool_started", "tool_ended"),
+        *("model_started", "text_delta", "model_ended", "turn_committed", "output_given", "turn_ended"),
     ]
     assert [found[0]["type"], found[-1]["type"]] == ["session_started", "session_completed"]
 

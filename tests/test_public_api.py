@@ -21,6 +21,7 @@ def test_the_public_names_are_these_and_no_others() -> None:
         "SessionManager",
         "__version__",
         "condition",
+        "draw",
         "tool_registry",
     ]
     assert dir(orchestra) == orchestra.__all__

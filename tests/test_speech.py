@@ -17,8 +17,8 @@ SECRET = "hunter2-and-more"  # noqa: S105 - a test's
 async def pieces_of(*chunks: str) -> list[str]:
     """Stream chunks, as if so much time lay between them that each could become a piece."""
     pieces: list[str] = []
-    turn = cast("Any", SimpleNamespace(emit=lambda _, *, text: pieces.append(text.replace(SECRET, "[KEY]"))))
-    told = Speech(turn, lambda text: text.replace(SECRET, "[KEY]"))
+    turn = cast("Any", SimpleNamespace(emit=lambda _, *, text, spoken: pieces.append(text.replace(SECRET, "[KEY]"))))
+    told = Speech(turn, lambda text: text.replace(SECRET, "[KEY]"), spoken=False)
     for chunk in chunks:
         await told.on_llm_new_token("", chunk=ChatGenerationChunk(message=AIMessageChunk(content=chunk)))
         told._tell()  # as the timer does

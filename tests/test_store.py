@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestra.errors import SessionError
+from orchestra.runtime.event_log import read_events
 from orchestra.runtime.store import (
     SessionFiles,
     SessionRecord,
     find_session,
     list_sessions,
     read_checkpoints,
-    read_events,
     read_session,
 )
 from tests.session_support import agent, chain, says

@@ -7,6 +7,7 @@ import fcntl
 import io
 import os
 import pty
+import re
 import struct
 import termios
 from contextlib import suppress
@@ -15,12 +16,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestra.agents.conversation import Changes, Question, Since
+from orchestra.cli.displays import Display
 from orchestra.cli.progress import Progress
 from orchestra.runtime.observability import Event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_OWN_STYLES = re.compile(r"\x1b\[(?:0|1|3[3-6]|9[3-6])m")
+"""Of headings, warnings and names."""
 TIME = "2026-01-01T12:00:00.000000+00:00"
 
 
@@ -28,7 +32,7 @@ class Show:
     """Shows events, and what came of them."""
 
     def __init__(self, stream: Any, *, quiet: bool = False) -> None:
-        self.progress = Progress(stream, quiet=quiet)
+        self.progress = Progress(stream, display=Display.QUIET if quiet else Display.PLAIN)
         self.transcript = self.progress.transcript
         self.transcript._clock = lambda: self.seconds
         self.seconds = 0.0
@@ -84,7 +88,7 @@ class OnTerminal(Show):
             try:
                 self._text += os.read(self._master, 65_536).decode().replace("\r\n", "\n")
             except BlockingIOError:
-                return self._text.replace("\x1b[1m", "").replace("\x1b[0m", "")
+                return _OWN_STYLES.sub("", self._text)
 
     def close(self) -> None:
         self._display.close()

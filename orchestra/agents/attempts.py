@@ -16,7 +16,7 @@ from orchestra.agents.providers import DEFAULT_TIMEOUT
 from orchestra.agents.usage import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from langchain.agents.middleware import ModelRequest, ModelResponse
 
@@ -37,12 +37,21 @@ class AttemptMiddleware(AgentMiddleware[Any, Any, Any]):
     Retry-After, and the event of a failure must name the pause that follows.
     """
 
-    def __init__(self, turn: Turn, ref: ModelRef, backoff: calls.Backoff, redact: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        turn: Turn,
+        ref: ModelRef,
+        backoff: calls.Backoff,
+        redact: Callable[[str], str],
+        names: Mapping[str, str],
+    ) -> None:
         super().__init__()
         self._turn = turn
         self._ref = ref
         self._backoff = backoff
         self._redact = redact
+        self._names = names
+        """Of tools: as the model knows them → as users write them."""
         self._timeout = _ANSWER_TIMEOUTS * (ref.provider.timeout or DEFAULT_TIMEOUT)
         self._made = 0
         self._waited = 0.0
@@ -87,9 +96,11 @@ class AttemptMiddleware(AgentMiddleware[Any, Any, Any]):
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
             cached_tokens=usage.cached_tokens,
+            cache_write_tokens=usage.cache_write_tokens,
             cost_usd=usage.cost_usd,
             duration_s=round(time.monotonic() - started, 3),
             stop_reason=calls.stop_reason(reply),
+            calls=[self._names.get(call["name"], call["name"][:_MESSAGE_CAP]) for call in reply.tool_calls],
         )
         return response
 

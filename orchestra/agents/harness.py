@@ -12,6 +12,7 @@ from orchestra.errors import PipelineError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from langchain_core.callbacks import BaseCallbackHandler
     from langchain_core.messages import AIMessage, BaseMessage
     from langchain_core.runnables import RunnableConfig
 
@@ -118,26 +119,38 @@ class AgentHarness:
             AgentError: A limit of the session is reached.
         """
         from langchain_core.messages import HumanMessage
-        from langchain_core.runnables.config import merge_configs
 
         from orchestra.agents.speech import Speech
 
         # A person may ask for ever; who counts then is the person.
         steps = _NO_BOUND if self._interaction else 2 * self._max_calls + 10
         inner = turn_config(config, turn.attempt, steps=steps)
-        agent = self._agent(variables, turn, await _answered_calls(inner), decided)
-        if self._interaction is not None:
-            inner = merge_configs(inner, {"callbacks": [Speech(turn, self._resolver.redact)]})
-        first = {"messages": [HumanMessage(context if context.strip() else "Begin.")], "snapshot": turn.start}
-        result = self._result(await agent.ainvoke(first, inner))
+        past = await _past(inner)
+        prompt, message = self._system_prompt(variables), context if context.strip() else "Begin."
+        agent = self._agent(prompt, turn, frozenset() if past is None else past, decided)
+        if past is None:
+            turn.emit("prompt_given", system=prompt, message=message)
+        speech = Speech(turn, self._resolver.redact, spoken=self._interaction is not None)
+        first = {"messages": [HumanMessage(message)], "snapshot": turn.start}
+        named: RunnableConfig = {**_with_callback(inner, speech), "run_name": f"{self.name} (turn {turn.number})"}
+        result = self._result(await agent.ainvoke(first, named))
         if self._output is None and not result.text.strip():
             text = f"agent {self.name!r} ended its turn without an answer; say in its task what the answer has to hold"
             turn.emit("warning", code="empty-answer", message=text)
         return result
 
+    def _system_prompt(self, variables: Mapping[str, Any]) -> str:
+        from orchestra.agents.chat import INSTRUCTION as CONVERSATION
+        from orchestra.agents.outputs import INSTRUCTION
+
+        parts = [self._prompt.render(variables)]
+        parts += [INSTRUCTION] if self._output is not None else []
+        parts += [CONVERSATION] if self._interaction is not None else []
+        return "\n\n".join(parts)
+
     def _agent(
         self,
-        variables: Mapping[str, Any],
+        prompt: str,
         turn: Turn,
         answered: frozenset[str],
         decided: Mapping[str, Any] | None,
@@ -147,10 +160,8 @@ class AgentHarness:
 
         from orchestra.agents.attempts import AttemptMiddleware
         from orchestra.agents.calls import NO_PAUSES, Backoff, is_retryable
-        from orchestra.agents.chat import INSTRUCTION as CONVERSATION
         from orchestra.agents.chat import ChatMiddleware
         from orchestra.agents.middleware import TurnMiddleware, TurnState
-        from orchestra.agents.outputs import INSTRUCTION
         from orchestra.agents.toolbox import AgentTool, OutputTool
 
         try:
@@ -161,8 +172,9 @@ class AgentHarness:
         tools = [AgentTool.of(tool, turn) for tool in self._tools]
         scripted = self._ref.provider.type == "scripted"
         backoff = self._backoff or (NO_PAUSES if scripted else Backoff())
-        attempts = AttemptMiddleware(turn, self._ref, backoff, self._resolver.redact)
         by_wire_name = {wrapped.name: tool for wrapped, tool in zip(tools, self._tools, strict=True)}
+        names = {wire: tool.name for wire, tool in by_wire_name.items()}
+        attempts = AttemptMiddleware(turn, self._ref, backoff, self._resolver.redact, names)
         retries = ModelRetryMiddleware(
             max_retries=backoff.max_retries, retry_on=is_retryable, on_failure="error", initial_delay=0.0
         )
@@ -175,12 +187,8 @@ class AgentHarness:
             attempts=attempts,
             answered=answered,
         )
-        prompt = self._prompt.render(variables)
-        if self._output is not None:
-            prompt = f"{prompt}\n\n{INSTRUCTION}"
         middleware: list[Any] = [limits, retries, attempts]
         if self._interaction is not None:
-            prompt = f"{prompt}\n\n{CONVERSATION}"
             chat = ChatMiddleware(
                 turn, when_absent=self._interaction.when_absent, max_calls=self._max_calls, decided=decided
             )
@@ -248,18 +256,36 @@ def turn_config(config: RunnableConfig, attempt: int, *, steps: int) -> Runnable
     return {**config, "configurable": inside, "recursion_limit": steps}
 
 
-async def _answered_calls(config: RunnableConfig) -> frozenset[str]:
-    """Return the tool calls whose results lie in the last checkpoint's pending writes: they won't run again."""
+def _with_callback(config: RunnableConfig, handler: BaseCallbackHandler) -> RunnableConfig:
+    """Return a config with one more callback handler.
+
+    LangChain's `merge_configs` would bring back the config of the node around it, with the first attempt's namespace.
+    """
+    callbacks = config.get("callbacks")
+    if callbacks is None or isinstance(callbacks, list):
+        return {**config, "callbacks": [*(callbacks or ()), handler]}
+    callbacks = callbacks.copy()
+    callbacks.add_handler(handler, inherit=True)
+    return {**config, "callbacks": callbacks}
+
+
+async def _past(config: RunnableConfig) -> frozenset[str] | None:
+    """Return the tool calls whose results lie in the last checkpoint's pending writes: they won't run again.
+
+    None: there is no checkpoint, the turn begins.
+    """
     from langchain_core.messages import ToolMessage
     from langgraph._internal._constants import CONFIG_KEY_CHECKPOINTER
 
     inside = config.get("configurable", {})
     saver = inside.get(CONFIG_KEY_CHECKPOINTER)
     if saver is None or saver is True or "thread_id" not in inside:
-        return frozenset()
+        return None
     place = {"thread_id": inside["thread_id"], "checkpoint_ns": inside.get("checkpoint_ns", "")}
     saved = await saver.aget_tuple({"configurable": place})
-    written = [value for _, _, value in (saved.pending_writes or ())] if saved else []
+    if saved is None:
+        return None
+    written = [value for _, _, value in saved.pending_writes or ()]
     messages = [item for value in written for item in (value if isinstance(value, list | tuple) else [value])]
     return frozenset(message.tool_call_id for message in messages if isinstance(message, ToolMessage))
 

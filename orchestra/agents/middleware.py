@@ -209,24 +209,28 @@ class TurnMiddleware(AgentMiddleware[Any, Any, Any]):
 
     async def _run(self, tool: Tool, request: ToolCallRequest, handler: ToolHandler) -> tuple[ToolResult, str]:
         async with self._turn.call("tool"):
-            self._turn.emit("tool_started", tool=tool.name, args=_capped(request.tool_call["args"]))
+            identity = str(request.tool_call["id"])
+            self._turn.emit("tool_started", tool=tool.name, call=identity, args=_capped(request.tool_call["args"]))
             started = time.monotonic()
             message = await handler(request)
         result: ToolResult = message.artifact  # type: ignore[union-attr]  # `AgentTool` always answers with one
         self._turn.emit(
             "tool_ended",
             tool=tool.name,
+            call=identity,
             ok=result.ok,
             duration_s=round(time.monotonic() - started, 3),
             exit_code=result.exit_code,
+            result=result.content,
         )
         return result, result.content
 
     def _unknown(self, name: str, identity: str) -> ToolMessage:
-        self._turn.emit("tool_started", tool=name[:_TEXT_CAP], args={})
-        self._turn.emit("tool_ended", tool=name[:_TEXT_CAP], ok=False, duration_s=0.0, exit_code=None)
         known = ", ".join(self._tools) or "none"
         text = f"there is no tool {name[:_TEXT_CAP]!r}; the tools are: {known}"
+        call = {"tool": name[:_TEXT_CAP], "call": identity}
+        self._turn.emit("tool_started", **call, args={})
+        self._turn.emit("tool_ended", **call, ok=False, duration_s=0.0, exit_code=None, result=text)
         return ToolMessage(text, name=name, tool_call_id=identity, status="error")
 
 

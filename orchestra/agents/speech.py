@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
     from orchestra.agents.context import Turn
 
-EVERY = 0.15
-"""Seconds between two pieces: reading goes on smoothly, and the log is not flooded."""
+SPOKEN_EVERY = 0.15
+"""Seconds between two pieces for a person, who reads on smoothly."""
+WRITTEN_EVERY = 0.5
+"""Seconds between two pieces for nobody in particular: the log is not flooded."""
 _LONGEST = 2_000
 """Characters of an unfinished word that are held back."""
 
@@ -29,13 +31,16 @@ class Speech(AsyncCallbackHandler):
     Args:
         turn: Whose events they are.
         redact: Takes secrets out of a text.
+        spoken: The agent speaks to a person.
     """
 
     run_inline = True
 
-    def __init__(self, turn: Turn, redact: Callable[[str], str]) -> None:
+    def __init__(self, turn: Turn, redact: Callable[[str], str], *, spoken: bool) -> None:
         self._turn = turn
         self._redact = redact
+        self._spoken = spoken
+        self._every = SPOKEN_EVERY if spoken else WRITTEN_EVERY
         self._held = ""
         self._timer: asyncio.TimerHandle | None = None
 
@@ -51,7 +56,7 @@ class Speech(AsyncCallbackHandler):
         message = getattr(chunk, "message", None)
         self._held += str(message.text) if message is not None else ""
         if self._held and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(EVERY, self._tell)
+            self._timer = asyncio.get_running_loop().call_later(self._every, self._tell)
 
     async def on_llm_end(self, *_: Any, **__: Any) -> None:
         """Tell the rest."""
@@ -74,4 +79,4 @@ class Speech(AsyncCallbackHandler):
             end = max(len(self._held) - _LONGEST, 0)
         piece, self._held = self._held[:end], self._held[end:]
         if piece:
-            self._turn.emit("text_delta", text=piece)
+            self._turn.emit("text_delta", text=piece, spoken=self._spoken)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from contextlib import aclosing, suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 from orchestra.cli.place import typed
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
     from pathlib import Path
 
+    from orchestra.cli.displays import Display
     from orchestra.cli.progress import Progress
     from orchestra.runtime.people import Channel
-    from orchestra.runtime.store import SessionFiles
+    from orchestra.runtime.store import SessionFiles, SessionRecord
 
 _LINES = 20
 """Events of the past that are shown, beside the conversations."""
@@ -25,40 +26,26 @@ _TALKS = 10
 """Questions of the past that are shown, with their answers."""
 _ALL_SAID = 1.0
 """Seconds in which what is piped in must say something, not to be taken for a person who thinks."""
-_COLUMNS = ("seq", "time", "node", "turn", "attempt", "type", "payload")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def print_events(files: SessionFiles) -> int:
-    """Print the event log as `log --events --json` does, and go on with what comes."""
-    from orchestra.cli.log import EVENTS_VERSION
-    from orchestra.cli.render import as_json
-    from orchestra.runtime.following import follow
-
-    async def print_all() -> bool:
-        async with aclosing(follow(files, 0)) as looks:
-            async for events in looks:
-                for event in events:
-                    document = {name: getattr(event, name) for name in _COLUMNS}
-                    sys.stdout.write(as_json(document, indent=None) + "\n")
-                sys.stdout.flush()
-        return True
-
-    sys.stdout.write(as_json({"version": EVENTS_VERSION}, indent=None) + "\n")
-    return _until_left(print_all) or 0
-
-
-def attach(root: Path, files: SessionFiles, *, read_only: bool) -> int:
+def attach(root: Path, files: SessionFiles, *, read_only: bool, display: Display) -> int:
     """Stay with a session until it ends or the person leaves, whoever drives it; returns the exit code."""
-    from orchestra.cli.at_hand import people_at_hand
     from orchestra.cli.progress import Progress
+    from orchestra.runtime.watching import WAY
+
+    # What is typed stands on the screen already; what is piped in does not.
+    own = () if sys.stdin and sys.stdin.isatty() else (WAY, "input")
+    with closing(Progress(sys.stderr, display=display, own=own)) as progress:
+        return _stay(root, files, progress, read_only=read_only)
+
+
+def _stay(root: Path, files: SessionFiles, progress: Progress, *, read_only: bool) -> int:
+    from orchestra.cli.at_hand import people_at_hand
     from orchestra.runtime.driver_lock import held
-    from orchestra.runtime.remains import kept_by
     from orchestra.runtime.store import Status, read_session
     from orchestra.runtime.watching import WAY, Watch
 
-    # What is typed stands on the screen already; what is piped in does not.
-    progress = Progress(sys.stderr, own=() if sys.stdin and sys.stdin.isatty() else (WAY, "input"))
     channels = () if read_only else people_at_hand(progress.transcript, name=WAY)
     after = _show_history(files, progress)
     watch = Watch(files, progress.show, channels[0] if channels else None, after=after)
@@ -68,7 +55,7 @@ def attach(root: Path, files: SessionFiles, *, read_only: bool) -> int:
             who = driver.holder or "another process"
             # Where an agent is just speaking it waits for the end of the paragraph.
             _say(progress, f"{who} drives the session; Ctrl-C detaches, and it goes on", at_once=False)
-        left = _until_left(watch.until_nobody_drives)
+        left = until_left(watch.until_nobody_drives)
         if left is not None:
             _say(progress, f"detached; come back with: {typed(f'attach {files.session_id}')}")
             return left
@@ -81,7 +68,7 @@ def attach(root: Path, files: SessionFiles, *, read_only: bool) -> int:
             _say(progress, "the process that drove the session is gone")
         is_read_only = not _is_anybody_there(channels)
         if is_read_only or not goes_on:
-            sys.stderr.write(progress.ending(record, branches=asyncio.run(kept_by(record)).branches))
+            _tell_end(record, progress)
             return 0 if is_read_only or record.status is Status.COMPLETED else 1
         _say(progress, "nobody drives the session, so this process does; Ctrl-C pauses it")
         with suppress(SessionBusyError):  # another one was faster
@@ -89,21 +76,41 @@ def attach(root: Path, files: SessionFiles, *, read_only: bool) -> int:
             return 0
 
 
+def _tell_end(record: SessionRecord, progress: Progress) -> None:
+    from orchestra.cli.displays import Display
+    from orchestra.cli.summary import ending
+    from orchestra.runtime.outcome import read_result
+    from orchestra.runtime.remains import kept_by
+
+    progress.close()
+    if progress.display is not Display.JSON:
+        branches = asyncio.run(kept_by(record)).branches
+        commits = read_result(record.files) if branches else {}
+        sys.stderr.write(ending(record, progress.transcript, branches=branches, commits=commits))
+
+
 def _show_history(files: SessionFiles, progress: Progress) -> int:
     """Show what has happened; returns the number of the last event."""
-    from orchestra.cli.progress import QUIET
-    from orchestra.runtime.following import read_history
+    from orchestra.cli.displays import Display
+    from orchestra.cli.live.board import LASTING, PASSING
+    from orchestra.cli.progress import IN_TREE, QUIET
+    from orchestra.runtime.following import read_history, read_state
 
-    history = read_history(files, quiet=QUIET, lines=_LINES, talks=_TALKS)
+    if progress.display is Display.JSON:
+        return 0  # all of them come
+    quiet = QUIET | IN_TREE if progress.display is Display.RICH else QUIET
+    history = read_history(files, quiet=quiet, lines=_LINES, talks=_TALKS)
+    progress.recall(read_state(files, lasting=LASTING, passing=PASSING, before=history.last + 1))
     if history.left_out:
         all_of_it = typed(f"log {files.session_id} --events")
         _say(progress, f"… {history.left_out} earlier events are left out; all of them: {all_of_it}")
     for event in history.events:
-        progress.show(event)
+        progress.show_past(event)
+    progress.watch()
     return history.last
 
 
-def _until_left(watch: Callable[[], Coroutine[None, None, bool]]) -> int | None:
+def until_left(watch: Callable[[], Coroutine[None, None, bool]]) -> int | None:
     """Watch; returns the exit code where the person has left, by Ctrl-C or the end of what is typed, or a signal."""
     caught: list[int] = []
 
@@ -140,7 +147,13 @@ def _drive(root: Path, files: SessionFiles, progress: Progress, channels: Sequen
     from orchestra.cli.driving import drive
     from orchestra.cli.resume import resuming
 
-    drive(lambda: resuming(root, files), json=False, quiet=False, progress=progress, people=lambda _: channels)
+    drive(
+        lambda: resuming(root, files),
+        json=False,
+        display=progress.display,
+        shown=progress,
+        people=lambda _: channels,
+    )
 
 
 def _say(progress: Progress, text: str, *, at_once: bool = True) -> None:

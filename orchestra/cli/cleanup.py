@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestra.cli.options import JsonOption, print_json
+from orchestra.cli.options import JsonOption, print_json, read_age
 from orchestra.cli.place import typed
-from orchestra.errors import PipelineError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from orchestra.runtime.cleanup_plan import Plan, Reason, RepoPlan, Report, SessionPlan
-
-_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_LONGEST = timedelta(days=100_000)
-"""More than that is as good as never."""
 
 
 def cleanup_command(
@@ -54,7 +47,7 @@ def cleanup_command(
     from orchestra.graph.root import find_root
     from orchestra.runtime.cleaning import clean, plan_cleanup, planned_report
 
-    age = _age(older_than)
+    age = read_age(older_than, "--older-than")
     root = find_root(Path.cwd())
 
     async def work() -> tuple[Plan, Report]:
@@ -78,14 +71,6 @@ def _code(plan: Plan, report: Report, *, named: bool, dry_run: bool) -> int:
         return 4 if "driven" in codes else 2
     planned = {session.session_id for session in plan.sessions if not session.reasons}
     return int(len(planned) > len(report.removed))
-
-
-def _age(text: str) -> timedelta:
-    match = re.fullmatch(r"(\d{1,6})([mhdw])", text.strip(), re.ASCII)
-    if match is None:
-        hint = "write a number with its unit: 90m, 12h, 14d, 2w"
-        raise PipelineError(f"`--older-than {text}` is no age", code="bad-option", hint=hint)
-    return min(timedelta(**{_UNITS[match[2]]: int(match[1])}), _LONGEST)
 
 
 def _lines(report: Report, older_than: str, *, dry_run: bool) -> Iterator[str]:

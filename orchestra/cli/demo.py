@@ -6,31 +6,39 @@ import sys
 import tempfile
 from pathlib import Path
 
-from orchestra.cli.options import JsonOption, ProviderOption, QuietOption
+from orchestra.cli.displays import Display, choose
+from orchestra.cli.options import DisplayOption, JsonOption, ProviderOption, QuietOption
 from orchestra.cli.place import enter
 
 
-def demo_command(provider: ProviderOption = None, json: JsonOption = False, quiet: QuietOption = False) -> None:
+def demo_command(
+    provider: ProviderOption = None,
+    display: DisplayOption = Display.AUTO,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
     """Review a small repository that holds real faults, with recorded replies: no key, no server.
 
     With --provider anthropic (or openai, ...) the same runs with a real model.
 
     Example: orchestra demo
     """
+    shown = choose(display, quiet=quiet)
+    is_told = shown not in (Display.QUIET, Display.JSON)
     provider = provider or "offline"
     _check(provider)
     from orchestra.runtime.demo_repository import FEATURE
 
     repository = make_repository()
     recorded = provider == "offline"
-    if not quiet:
+    if is_told:
         how = "with recorded replies (no model is called)" if recorded else f"with {provider}"
         sys.stderr.write(f"The demo repository is {repository}; its branch {FEATURE} is reviewed {how}.\n\n")
     enter(repository)
     from orchestra.cli.run import run
 
-    result = run("pr-review", provider=provider, json=json, quiet=quiet)
-    if not quiet:
+    result = run("pr-review", provider=provider, json=json, display=shown)
+    if is_told:
         session = result.record.session_id
         sys.stderr.write(
             f"\nTry next:\n"

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext, suppress
+from contextlib import closing, nullcontext, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from orchestra.cli.at_hand import people_at_hand
+from orchestra.cli.displays import Display
 from orchestra.cli.options import print_json
 from orchestra.cli.progress import Progress
 from orchestra.cli.render import as_json
 from orchestra.cli.signals import Stopped, StopSignals, stop_signals
+from orchestra.cli.summary import summary
 from orchestra.errors import OrchestraError
 from orchestra.runtime.machine import machine_error
 from orchestra.runtime.store import Status
@@ -34,8 +37,8 @@ def drive(
     prepare: Callable[[], Session],
     *,
     json: bool,
-    quiet: bool,
-    progress: Progress | None = None,
+    display: Display,
+    shown: Progress | None = None,
     people: Callable[[Transcript], Sequence[Channel]] = people_at_hand,
 ) -> SessionResult:
     """Drive a session and report; ends the process with the exit code of DESIGN §8 unless it completed.
@@ -44,15 +47,17 @@ def drive(
         prepare: Reads what the session needs, and returns what starts or resumes it: called with the listener for its
             events and the ways to the person at hand.
         json: Print one JSON document.
-        quiet: Print no progress.
-        progress: Where it is shown already.
+        display: How progress is shown; not `auto`.
+        shown: Where it is shown already; whoever made it closes it.
         people: Returns the ways to the person at hand.
     """
-    progress = progress or Progress(sys.stderr, quiet=quiet)
+    progress = shown or Progress(sys.stderr, display=display)
 
     def listen(event: Event) -> None:
         if event.type in ("session_started", "session_resumed"):
             signals.session = event.payload["session_id"]
+            if event.type == "session_resumed" and not progress.board.session:
+                progress.recall(_past(signals.session, before=event.seq))
         progress.show(event)
 
     async def work(session: Session) -> SessionResult:
@@ -69,16 +74,19 @@ def drive(
                 print_json(failed_document(status, kind, str(error) or type(error).__name__, session=session_id))
             raise
 
-    with stop_signals() as signals:
+    with nullcontext() if shown else closing(progress), stop_signals() as signals:
+        signals.screen = progress.transcript.screen
         signals.last_words = (lambda: _stopped_document(signals.session)) if json else None
         try:
             result = signals.run(lambda: work(prepare()))
         except Stopped:
+            progress.close()
             words, signals.last_words = signals.last_words, None
             sys.stdout.write(words() if words else "")
             signals.leave(signals.code)
         signals.last_words = None
-        code = _report(result, progress, signals, json=json, quiet=quiet)
+        progress.close()
+        code = _report(result, progress, signals, json=json)
         if signals.caught is not None:
             signals.leave(code)
     if code:
@@ -86,7 +94,20 @@ def drive(
     return result
 
 
-def _report(result: SessionResult, progress: Progress, signals: StopSignals, *, json: bool, quiet: bool) -> int:
+def _past(session: str, *, before: int) -> list[Event]:
+    """Return what has happened in a session that goes on; nothing where it can't be read: it is only shown."""
+    from orchestra.cli.live.board import LASTING
+    from orchestra.graph.root import find_root
+    from orchestra.runtime.following import read_state
+    from orchestra.runtime.store import find_session
+
+    try:
+        return read_state(find_session(find_root(Path.cwd()), session), lasting=LASTING, before=before)
+    except (OrchestraError, OSError):
+        return []
+
+
+def _report(result: SessionResult, progress: Progress, signals: StopSignals, *, json: bool) -> int:
     """Print how a session ended, and return the exit code."""
     # Nobody may listen any more: a signal that closed the terminal is no reason to fail.
     with suppress(OSError) if signals.caught is not None else nullcontext():
@@ -94,9 +115,10 @@ def _report(result: SessionResult, progress: Progress, signals: StopSignals, *, 
             print_json(result.as_json())
         elif not (sys.stdout.isatty() and progress.has_shown(result)):
             sys.stdout.write(progress.outputs(result))
-        if not quiet:
-            sys.stderr.write(progress.summary(result))
-        elif result.record.error and not json:
+        if progress.display in (Display.PLAIN, Display.RICH):
+            # Git is not waited for by somebody who has asked the process to end.
+            sys.stderr.write(summary(result, progress.transcript, files=signals.caught is None))
+        elif progress.is_quiet and result.record.error and not json:
             sys.stderr.write(f"error[{result.record.error['code']}]: {result.record.error['message']}\n")
     if result.record.status is Status.INTERRUPTED:
         return signals.code

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestra.cli.onward import commands
 from orchestra.cli.place import typed
+from orchestra.cli.prices import price
 from orchestra.cli.render import escape
 from orchestra.errors import GitError
 from orchestra.runtime.naming import short_ids
@@ -175,7 +176,7 @@ def _spent(turn: Turn) -> Iterable[str]:
         yield f"{facts['attempts']} attempts"
     if facts["model_calls"]:
         yield f"{(facts['input_tokens'] or 0) + (facts['output_tokens'] or 0):,} tokens"
-        yield "cost unknown" if facts["cost_usd"] is None else f"${facts['cost_usd']:.4f}"
+        yield price(facts["cost_usd"])
     if calls := facts["tool_calls"]:
         yield f"{calls} tool call{'s' * (calls > 1)}"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import run_in_terminal
 from prompt_toolkit.completion import Completer, Completion
-from prompt_toolkit.filters import is_done
+from prompt_toolkit.filters import Condition, is_done
 from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.input import create_input
 from prompt_toolkit.key_binding import KeyBindings
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from prompt_toolkit.document import Document
     from prompt_toolkit.key_binding import KeyPressEvent
 
+_TICK = 1.0
+"""Seconds after which what stands below the line is asked for again: clocks are in it."""
 _STYLE = Style.from_dict({"toolbar": "ansibrightblack", "prompt": "bold"})
 
 
@@ -56,11 +58,13 @@ class LineEditor:
             eof_exception=EOFError,
         )
         self._toolbar: Callable[[], str] = str
+        self._state: Callable[[], str] = str
         self._put_toolbar_below()
 
-    async def read(self, prompt: str, *, default: str, toolbar: Callable[[], str]) -> str:
+    async def read(self, prompt: str, *, default: str, toolbar: Callable[[], str], state: Callable[[], str]) -> str:
         """See `Lines`; a turn has one line or several."""
-        self._toolbar = toolbar
+        self._toolbar, self._state = toolbar, state
+        self._session.refresh_interval = _TICK if state() else 0.0
         app = self._session.app
         app.erase_when_done = False
         reading = asyncio.ensure_future(
@@ -91,13 +95,24 @@ class LineEditor:
         """See `Lines`."""
         self._session.app.invalidate()
 
+    def _said(self) -> str:
+        return self._state()
+
     def _put_toolbar_below(self) -> None:
         """Have the toolbar right below the line: prompt_toolkit's own one is at the bottom of the terminal."""
         toolbar = Window(
             FormattedTextControl(lambda: f"{self._toolbar()}   Alt-Enter: new line"), height=1, style="class:toolbar"
         )
+        state = Window(FormattedTextControl(self._said), height=1, style="class:toolbar")
+        has_state = Condition(lambda: bool(self._said()))
         line = self._session.layout
-        everything = HSplit([line.container, ConditionalContainer(toolbar, ~is_done)])
+        everything = HSplit(
+            [
+                line.container,
+                ConditionalContainer(toolbar, ~is_done),
+                ConditionalContainer(state, ~is_done & has_state),
+            ]
+        )
         self._session.app.layout = Layout(everything, focused_element=line.current_window)
 
 

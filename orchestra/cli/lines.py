@@ -23,13 +23,14 @@ class Lines(Protocol):
     draft: str
     """What was being typed when the last reading was cancelled."""
 
-    async def read(self, prompt: str, *, default: str, toolbar: Callable[[], str]) -> str:
+    async def read(self, prompt: str, *, default: str, toolbar: Callable[[], str], state: Callable[[], str]) -> str:
         """Read a turn; cancelled, the prompt goes away.
 
         Args:
             prompt: What stands before it.
             default: What is typed already.
             toolbar: Says what stands below it.
+            state: Says what else stands there, such as what others do; "" where nothing does.
 
         Raises:
             Interrupted: Ctrl-C.
@@ -65,9 +66,9 @@ class PlainLines:
         self._prompt = ""
         self._read = b""
 
-    async def read(self, prompt: str, *, default: str, toolbar: Callable[[], str]) -> str:
+    async def read(self, prompt: str, *, default: str, toolbar: Callable[[], str], state: Callable[[], str]) -> str:
         """See `Lines`; a line that is typed already is nothing that a dumb terminal can show."""
-        del default
+        del default, state
         self._prompt = prompt
         self._say(f"[{toolbar()}]\n{prompt}")
         try:

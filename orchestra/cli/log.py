@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestra.cli.options import JsonOption, print_json
-from orchestra.errors import PipelineError
+from orchestra.cli.options import JsonOption, print_json, read_age
+from orchestra.errors import PipelineError, did_you_mean
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from orchestra.cli.history import Files
     from orchestra.runtime.store import SessionFiles, SessionRecord
-
-EVENTS_VERSION = 1
 
 
 def log_command(
@@ -27,18 +28,32 @@ def log_command(
     commit: Annotated[
         str | None, typer.Option("--commit", metavar="SHA", help="Find the checkpoints that a commit belongs to.")
     ] = None,
+    agents: Annotated[
+        list[str] | None, typer.Option("--agent", metavar="NAME", help="Events of that agent or step; may be repeated.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="AGE", help="Events since then: 30s, 5m, 2h, or an ISO 8601 time.")
+    ] = None,
+    tail: Annotated[int | None, typer.Option("--tail", metavar="N", min=0, help="Only the last N events.")] = None,
+    follow: Annotated[
+        bool, typer.Option("-f", "--follow", help="Go on with the events that come, until nobody drives the session.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Show a session's checkpoints, oldest first: whose turn, its cost, its files, its commits, who forked there.
 
-    With `--commit` no session need be named: all of the project are searched.
+    With `--commit` no session need be named: all of the project are searched. The options of events show the events,
+    also without `--events`. With `--json` each event is one line.
 
     Example: orchestra log 3f
+
+    Example: orchestra log 3f -f --agent critic --since 5m
     """
     from orchestra.graph.root import find_root
     from orchestra.runtime.store import find_session, read_checkpoints
 
     root = find_root(Path.cwd())
+    events = events or follow or bool(agents) or since is not None or tail is not None
     ways = [name for name, given in (("--events", events), ("--all", inside), ("--commit", commit)) if given]
     if len(ways) > 1:
         message = f"{' and '.join(ways)} show something different each"
@@ -51,7 +66,7 @@ def log_command(
     elif files is None:
         return
     elif events:
-        _events(files, json=json)
+        _events(files, agents=agents, since=since, tail=tail, follow=follow, json=json)
     elif json:
         print_json(read_checkpoints(files))
     else:
@@ -75,19 +90,49 @@ def _traces(root: Path, commit: str, files: SessionFiles | None, *, json: bool) 
         sys.stdout.write(escape(f"session {item.session_id}  checkpoint {where}  {commits}") + "\n")
 
 
-def _events(files: SessionFiles, *, json: bool) -> None:
-    from orchestra.cli.event_lines import line_of
-    from orchestra.cli.render import as_json
-    from orchestra.runtime.store import read_events
+def _events(
+    files: SessionFiles,
+    *,
+    agents: Sequence[str] | None,
+    since: str | None,
+    tail: int | None,
+    follow: bool,
+    json: bool,
+) -> None:
+    from orchestra.cli.events import follow_events, print_events
+    from orchestra.runtime.event_log import Selection
 
-    if json:
-        sys.stdout.write(as_json({"version": EVENTS_VERSION}, indent=None) + "\n")
-    for event in read_events(files):
-        if json:
-            sys.stdout.write(as_json(event, indent=None) + "\n")
-        else:
-            line = line_of(event["time"], event["type"], event["node"], event["turn"], event["payload"], full=True)
-            sys.stdout.write(line + "\n")
+    if agents:
+        _check_agents(files, agents)
+    selection = Selection(agents=agents or None, since=None if since is None else _time(since))
+    if not follow:
+        print_events(files, selection, tail=tail, json=json)
+    elif code := follow_events(files, selection, tail=tail, json=json):
+        raise typer.Exit(code)
+
+
+def _check_agents(files: SessionFiles, agents: Sequence[str]) -> None:
+    from orchestra.runtime.event_log import read_agents
+
+    known = read_agents(files)
+    for name in agents:
+        if name not in known:
+            hint = did_you_mean(name, known) or f"it has {', '.join(known) or 'none yet'}"
+            message = f"the session {files.session_id} has no agent or step {name!r}"
+            raise PipelineError(message, code="unknown-agent", hint=hint)
+
+
+def _time(text: str) -> str:
+    """Return the time that `--since` means, as the log writes it; without a zone it is the local time."""
+    hint = "write an age (30s, 5m, 2h, 1d), or a time: 2026-11-27T14:00"
+    try:
+        try:
+            time = datetime.fromisoformat(text.strip()).astimezone(UTC)
+        except ValueError:
+            time = datetime.now(UTC) - read_age(text, "--since", hint=hint)
+    except OverflowError:  # before the calendar's beginning, and thus before all events
+        return ""
+    return time.isoformat(timespec="microseconds")
 
 
 def _history(files: SessionFiles, root: Path, *, inside: bool) -> None:

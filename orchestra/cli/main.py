@@ -18,6 +18,8 @@ from orchestra.cli.compile import compile_command
 from orchestra.cli.demo import demo_command
 from orchestra.cli.diff import diff_command
 from orchestra.cli.doctor import doctor_command
+from orchestra.cli.export import export_command
+from orchestra.cli.graph import graph_command
 from orchestra.cli.log import log_command
 from orchestra.cli.place import enter
 from orchestra.cli.replay import replay_command
@@ -40,6 +42,7 @@ app = typer.Typer(
 )
 app.command("demo", short_help="Review a demo repository, with no key")(demo_command)
 app.command("compile", short_help="Check a pipeline and show what it means")(compile_command)
+app.command("graph", short_help="Draw a pipeline, or the way of a session")(graph_command)
 app.command("run", short_help="Run a pipeline over your repositories")(run_command)
 app.command("resume", short_help="Go on with a session")(resume_command)
 app.command("attach", short_help="Look on at a session, and answer")(attach_command)
@@ -48,6 +51,7 @@ app.command("cancel", short_help="End a session for good")(cancel_command)
 app.command("status", short_help="Show the sessions of this project")(status_command)
 app.command("log", short_help="Show a session's checkpoints or events")(log_command)
 app.command("diff", short_help="Show what a session has changed")(diff_command)
+app.command("export", short_help="Write a session as one HTML page")(export_command)
 app.command("apply", short_help="Bring a session's result into your checkout")(apply_command)
 app.command("replay", short_help="Go on from any checkpoint, as a new session")(replay_command)
 app.command("cleanup", short_help="Remove sessions that have ended")(cleanup_command)

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestra.cli.displays import Display
 from orchestra.errors import PipelineError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_LONGEST = timedelta(days=100_000)
+"""More than that is as good as never."""
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print no progress.")]
+DisplayOption = Annotated[
+    Display,
+    typer.Option(
+        "--display",
+        help="How to show progress, on stderr: a live tree (rich), lines (plain), events as JSON, or not (quiet); auto "
+        "takes the tree on a terminal.",
+    ),
+]
 RepoOption = Annotated[
     list[str] | None,
     typer.Option("--repo", metavar="NAME=PATH", help="Set the path of a repo; may be repeated."),
@@ -46,6 +61,23 @@ BeforeOption = Annotated[
 StepOption = Annotated[
     int | None, typer.Option("--step", metavar="N", help="The checkpoint between turns that `log` shows as step N.")
 ]
+
+
+def read_age(text: str, option: str, *, hint: str = "write a number with its unit: 90m, 12h, 14d, 2w") -> timedelta:
+    """Read how long ago something was, such as `90m`.
+
+    Args:
+        text: What was given.
+        option: To which option.
+        hint: What to write instead where it is no age.
+
+    Raises:
+        PipelineError: `bad-option`.
+    """
+    match = re.fullmatch(r"(\d{1,6})([smhdw])", text.strip(), re.ASCII)
+    if match is None:
+        raise PipelineError(f"`{option} {text}` is no age", code="bad-option", hint=hint)
+    return min(timedelta(**{_UNITS[match[2]]: int(match[1])}), _LONGEST)
 
 
 def read_inputs_given(given: Sequence[str] | None) -> dict[str, str]:

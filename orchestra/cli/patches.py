@@ -37,19 +37,26 @@ def _lines(difference: Difference, styles: Styles, *, stat: bool) -> Iterator[st
 
 
 def _patch(text: str, styles: Styles) -> Iterator[str]:
-    """Colour a patch line by line: what follows a `@@` is content, until the next file."""
+    looks = {"head": styles.bold, "hunk": styles.place, "added": styles.added, "removed": styles.removed}
+    for kind, line in lines_of_patch(text):
+        shown = escape_prose(line)
+        yield looks[kind](shown) if kind in looks else shown
+
+
+def lines_of_patch(text: str) -> Iterator[tuple[str, str]]:
+    """Yield each line with what it is: `head`, `hunk`, `added`, `removed` or `same`.
+
+    What follows a `@@` is content, until the next file.
+    """
     inside = False
     for line in text.split("\n"):
-        shown = escape_prose(line)
         if line.startswith("diff --git "):
             inside = False
-            yield styles.bold(shown)
+            yield "head", line
         elif line.startswith("@@"):
             inside = True
-            yield styles.place(shown)
+            yield "hunk", line
         elif not inside:
-            yield styles.bold(shown)
-        elif line.startswith("+"):
-            yield styles.added(shown)
+            yield "head", line
         else:
-            yield styles.removed(shown) if line.startswith("-") else shown
+            yield {"+": "added", "-": "removed"}.get(line[:1], "same"), line

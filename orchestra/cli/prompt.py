@@ -101,6 +101,7 @@ class TerminalChannel:
                     f"{label(question.agent, question.turn)}> ",
                     default=self._drafts.pop(question.agent, ""),
                     toolbar=self._toolbar,
+                    state=self._state,
                 )
         except asyncio.CancelledError:
             self._drafts[question.agent] = lines.draft
@@ -117,6 +118,10 @@ class TerminalChannel:
             return _COMMANDS
         names = ", ".join(escape(question.agent) for question in self._waiting)
         return f"{len(self._waiting)} more wait{'s' * (len(self._waiting) == 1)}: {names}   {_COMMANDS}"
+
+    def _state(self) -> str:
+        state = self._transcript.screen.state
+        return state() if state is not None else ""
 
     def _refresh(self) -> None:
         if self._opened is not None:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestra.cli.displays import Display, choose
 from orchestra.cli.options import (
     AgentOption,
     BeforeOption,
     CheckpointOption,
+    DisplayOption,
     InputOption,
     JsonOption,
     ProviderOption,
@@ -60,6 +62,7 @@ def replay_command(
     no_run: Annotated[
         bool, typer.Option("--no-run", help="Make the session and its worktrees, print their paths, and stop.")
     ] = False,
+    display: DisplayOption = Display.AUTO,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -76,13 +79,14 @@ def replay_command(
     """
     from orchestra.runtime.naming import CheckpointName
 
+    shown = choose(display, quiet=quiet)
     name = CheckpointName(checkpoint=checkpoint, agent=agent, turn=turn, before=before, step=step)
 
     def prepare() -> Forking:
         return _forking(session, name, _changes(values, inputs, provider, model, pipeline))
 
     if no_run:
-        _stay(prepare, json=json, quiet=quiet)
+        _stay(prepare, json=json, display=shown)
         return
     from orchestra.cli.driving import drive
 
@@ -90,7 +94,7 @@ def replay_command(
         fork = prepare()
         return lambda listener, channels: fork(listener, channels, True)
 
-    drive(go_on, json=json, quiet=quiet)
+    drive(go_on, json=json, display=shown)
 
 
 if TYPE_CHECKING:
@@ -154,7 +158,7 @@ def _forking(session: str, name: CheckpointName, changes: Changes) -> Forking:
     return fork
 
 
-def _stay(prepare: Callable[[], Forking], *, json: bool, quiet: bool) -> None:
+def _stay(prepare: Callable[[], Forking], *, json: bool, display: Display) -> None:
     """Make the fork and say where its files are."""
     import asyncio
 
@@ -162,7 +166,8 @@ def _stay(prepare: Callable[[], Forking], *, json: bool, quiet: bool) -> None:
     from orchestra.cli.progress import Progress
     from orchestra.cli.render import escape
 
-    progress = Progress(sys.stderr, quiet=quiet)
+    display = Display.PLAIN if display is Display.RICH else display  # nothing goes on that would be watched
+    progress = Progress(sys.stderr, display=display)
     result = asyncio.run(prepare()(progress.show, (), False))
     if json:
         print_json(result.as_json())
@@ -171,6 +176,6 @@ def _stay(prepare: Callable[[], Forking], *, json: bool, quiet: bool) -> None:
         named = len(places) > 1
         lines = [f"{repo}: {path}" if named else path for repo, path in places.items()]
         sys.stdout.write("".join(f"{escape(line)}\n" for line in lines))
-    if not quiet:
+    if display is Display.PLAIN:
         session = result.record.session_id
         sys.stderr.write(f"session {session} stands there; go on with: {typed(f'resume {session}')}\n")

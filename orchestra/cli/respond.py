@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestra.cli.options import JsonOption, QuietOption, print_json
+from orchestra.cli.displays import Display, choose
+from orchestra.cli.options import DisplayOption, JsonOption, QuietOption, print_json
 from orchestra.cli.place import typed
 from orchestra.errors import OrchestraError, SessionBusyError, SessionError
 
@@ -28,6 +29,7 @@ def respond_command(
     question: Annotated[
         str | None, typer.Option("--question", metavar="ID", help="Answer only if this question is open.")
     ] = None,
+    display: DisplayOption = Display.AUTO,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -44,6 +46,7 @@ def respond_command(
     from orchestra.graph.root import find_root
     from orchestra.runtime.store import find_session
 
+    shown = choose(display, quiet=quiet)
     root = find_root(Path.cwd())
     files = find_session(root, session)
     if text is None:
@@ -57,7 +60,7 @@ def respond_command(
         if json:
             _print_refusal(files, error)
         raise
-    _go_on(root, files, given, json=json, quiet=quiet)
+    _go_on(root, files, given, json=json, display=shown)
 
 
 def _print_refusal(files: SessionFiles, error: OrchestraError | OSError) -> None:
@@ -105,7 +108,7 @@ def _text(asked: Asked) -> str:
     return escape_prose("\n".join([*parts, *ways]) + "\n")
 
 
-def _go_on(root: Path, files: SessionFiles, given: Question, *, json: bool, quiet: bool) -> None:
+def _go_on(root: Path, files: SessionFiles, given: Question, *, json: bool, display: Display) -> None:
     """Have the session go on with an answer: by whoever drives it, else by this process."""
     from orchestra.cli.driving import drive
     from orchestra.cli.resume import resuming
@@ -120,11 +123,11 @@ def _go_on(root: Path, files: SessionFiles, given: Question, *, json: bool, quie
                 _print_answered(files, given)
             raise typer.Exit(130) from None
         if outcome is not Outcome.FREE:
-            _tell(files, given, outcome, json=json, quiet=quiet)
+            _tell(files, given, outcome, json=json, quiet=display in (Display.QUIET, Display.JSON))
             return
         try:
             # Nobody is at hand here: it has said what it had to say.
-            drive(lambda: resuming(root, files), json=json, quiet=quiet, people=lambda _: ())
+            drive(lambda: resuming(root, files), json=json, display=display, people=lambda _: ())
         except SessionBusyError:
             continue  # somebody else goes on with it
         return

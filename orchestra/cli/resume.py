@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestra.cli.options import JsonOption, QuietOption
+from orchestra.cli.displays import Display, choose
+from orchestra.cli.options import DisplayOption, JsonOption, QuietOption
 from orchestra.errors import OrchestraError, SessionError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 def resume_command(
     session: Annotated[str, typer.Argument(help="The session's id, or a unique beginning of it.")],
+    display: DisplayOption = Display.AUTO,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -37,6 +39,8 @@ def resume_command(
     """
     from orchestra.cli.driving import drive
 
+    shown = choose(display, quiet=quiet)
+
     def prepare() -> Session:
         from orchestra.graph.root import find_root
         from orchestra.runtime.store import find_session
@@ -49,7 +53,7 @@ def resume_command(
             raise (_deleted(root, session) if error.code == "unknown-session" else None) or error from None
         return resuming(root, files)
 
-    drive(prepare, json=json, quiet=quiet)
+    drive(prepare, json=json, display=shown)
 
 
 def resuming(root: Path, files: SessionFiles) -> Session:

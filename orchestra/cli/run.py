@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestra.cli.displays import Display, choose
 from orchestra.cli.options import (
+    DisplayOption,
     InputOption,
     JsonOption,
     ProviderOption,
@@ -18,6 +20,7 @@ from orchestra.cli.options import (
     read_inputs_given,
     read_repos_given,
 )
+from orchestra.errors import PipelineError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,6 +39,7 @@ def run_command(
     detach: Annotated[
         bool, typer.Option("--detach", help="Go on in the background, and print the session's id.")
     ] = False,
+    display: DisplayOption = Display.AUTO,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -50,11 +54,16 @@ def run_command(
     Example: orchestra run pr-review --input base=main
     """
     if detach:
+        if display in (Display.RICH, Display.JSON):
+            message = f"`--detach` goes on in the background, where `--display {display}` shows nothing"
+            raise PipelineError(message, code="bad-option", hint="give one of them, and watch with `orchestra attach`")
+        quiet = choose(display, quiet=quiet) is Display.QUIET
         from orchestra.cli.detaching import detach as start_detached
 
         start_detached(lambda: _prepare(pipeline, inputs, repo, provider, quiet=quiet), json=json, quiet=quiet)
     else:
-        run(pipeline, inputs=inputs, repo=repo, provider=provider, json=json, quiet=quiet)
+        shown = choose(display, quiet=quiet)
+        run(pipeline, inputs=inputs, repo=repo, provider=provider, json=json, display=shown)
 
 
 def run(
@@ -64,20 +73,20 @@ def run(
     repo: Sequence[str] | None = None,
     provider: str | None = None,
     json: bool = False,
-    quiet: bool = False,
+    display: Display,
 ) -> SessionResult:
     """Start a session in the current directory's project and drive it to its end."""
     from orchestra.cli.driving import drive
 
     def prepare() -> Session:
-        ready = _prepare(pipeline, inputs, repo, provider, quiet=quiet)
+        ready = _prepare(pipeline, inputs, repo, provider, quiet=display in (Display.QUIET, Display.JSON))
         from orchestra.runtime.session import SessionManager
 
         return lambda listener, channels: SessionManager(ready.project, listener, channels).start(
             ready.pipeline, ready.inputs, settings=ready.settings
         )
 
-    return drive(prepare, json=json, quiet=quiet)
+    return drive(prepare, json=json, display=display)
 
 
 @dataclass(frozen=True, slots=True)

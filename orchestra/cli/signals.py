@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
     from types import FrameType
 
+    from orchestra.cli.screen import Screen
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _ONE_PRESS = 0.1
 """Seconds in which a second signal is the first one's echo: a wrapper passes on what the terminal sent to both."""
@@ -43,6 +45,8 @@ class StopSignals:
         """The session that is driven, once it is known."""
         self.last_words: Callable[[], str] | None = None
         """What to write to standard output where the process must end before it could report."""
+        self.screen: Screen | None = None
+        """Where the session is shown."""
         self._at = 0.0
         self._ask: Callable[[], object] | None = None
         self._may_raise = False
@@ -98,18 +102,26 @@ class StopSignals:
         if self.caught is not None:
             if time.monotonic() - self._at > _ONE_PRESS:
                 session = self.session
-                _say("stopped at once; " + (f"go on with: {typed(f'resume {session}')}" if session else _LOOK))
+                self._say("stopped at once; " + (f"go on with: {typed(f'resume {session}')}" if session else _LOOK))
                 self.caught = number
                 self._give_up(number, frame)
             return
         self.caught, self._at = number, time.monotonic()
         signal.signal(signal.SIGALRM, self._give_up)
         signal.setitimer(signal.ITIMER_REAL, _LAST)
-        _say("stopping at the next safe point; once more stops at once")
+        self._say("stopping at the next safe point; once more stops at once")
         if self._ask is not None:
             self._ask()
         elif self._may_raise:
             raise Stopped
+
+    def _say(self, text: str) -> None:
+        if self.screen is not None:
+            self.screen.interject(text)
+            return
+        with suppress(OSError, ValueError):  # the terminal is gone
+            # Not through the stream: a handler may run in the middle of its own write.
+            os.write(sys.stderr.fileno(), f"{text}\n".encode())
 
     def _give_up(self, number: int, frame: FrameType | None) -> None:
         del number, frame
@@ -126,6 +138,8 @@ class StopSignals:
         self._end(code)
 
     def _end(self, code: int) -> NoReturn:
+        if self.screen is not None:
+            self.screen.step_aside()
         with suppress(termios.error, OSError):
             # A prompt may be open, which reads key by key. From the background setting it would stop the process.
             if self._terminal is not None and os.tcgetpgrp(0) == os.getpgrp():
@@ -137,12 +151,6 @@ def _terminal_state() -> list[Any] | None:
     with suppress(termios.error, OSError):
         return termios.tcgetattr(0)
     return None
-
-
-def _say(text: str) -> None:
-    with suppress(OSError, ValueError):  # the terminal is gone
-        # Not through the stream: a handler may run in the middle of its own write.
-        os.write(sys.stderr.fileno(), f"{text}\n".encode())
 
 
 @contextmanager

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orchestra.cli.options import JsonOption, print_json
 from orchestra.cli.place import typed
+from orchestra.cli.prices import price, price_of
 from orchestra.errors import OrchestraError, PipelineError, did_you_mean
 
 if TYPE_CHECKING:
+    from orchestra.runtime.spending import Spending
     from orchestra.runtime.store import SessionRecord
 
 
@@ -41,13 +43,19 @@ def status_command(
     if disk:
         _show_disk(records, json=json)
     elif json:
-        print_json([record.summary() for record in records])
+        print_json([_in_full(record) if session else record.summary() for record in records])
     elif session:
         sys.stdout.write(_details(records[0]) if records else f"the session is not {state}\n")
     else:
         sys.stdout.write(_table(records) if records else "no sessions\n")
     for error in broken:
         sys.stderr.write(f"error[{error.code}]: {error.message}\n")
+
+
+def _in_full(record: SessionRecord) -> dict[str, Any]:
+    from orchestra.runtime.event_log import read_spending
+
+    return {**record.summary(), "spending": read_spending(record.files).as_json()}
 
 
 def _table(records: list[SessionRecord]) -> str:
@@ -59,7 +67,7 @@ def _table(records: list[SessionRecord]) -> str:
             _status(record),
             record.created_at[:19].replace("T", " "),
             f"{record.usage['input_tokens'] + record.usage['output_tokens']:,}",
-            _cost(record),
+            price(record.usage["cost_usd"]),
         )
         for record in records
     ]
@@ -106,6 +114,8 @@ def _aligned(rows: list[tuple[str, ...]]) -> str:
 
     # A database may lie in a repository of someone else: nothing in it may steer the terminal.
     shown = [[escape(cell) for cell in row] for row in rows]
+    if not shown:
+        return ""
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     return "".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n" for row in shown
@@ -122,14 +132,17 @@ def _details(record: SessionRecord) -> str:
     from orchestra.cli.onward import commands
     from orchestra.cli.render import escape, escape_prose
     from orchestra.runtime.asking import open_questions
+    from orchestra.runtime.event_log import read_spending
 
+    usage = record.usage
     lines = [
         f"session   {escape(record.session_id)}",
         f"pipeline  {escape(record.pipeline)}",
         f"status    {escape(_status(record))}",
         f"started   {escape(record.created_at[:19].replace('T', ' '))} UTC",
-        f"tokens    {record.usage['input_tokens']:,} in, {record.usage['output_tokens']:,} out, {_cost(record)}",
+        f"tokens    {usage['input_tokens']:,} in, {usage['output_tokens']:,} out, {price(usage['cost_usd'])}",
     ]
+    lines += _spent(read_spending(record.files))
     if left := record.forked_from:
         lines.append(escape(f"fork of   {left.get('session_id')} at {left.get('checkpoint_id')}"))
     for name, repo in record.workspace.items():
@@ -146,6 +159,13 @@ def _details(record: SessionRecord) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _cost(record: SessionRecord) -> str:
-    cost = record.usage["cost_usd"]
-    return "cost unknown" if cost is None else f"${cost:.4f}"
+def _spent(spending: Spending) -> list[str]:
+    """Return tables of what each agent and each model has used."""
+    rows: list[tuple[str, ...]] = []
+    for title, used in (("agent", spending.agents), ("model", spending.models)):
+        if used:
+            rows.append((title, "calls", "tokens in", "cached", "tokens out", "cost"))
+        for name, usage in used.items():
+            counts = (usage.model_calls, usage.input_tokens, usage.cached_tokens, usage.output_tokens)
+            rows.append((f"  {name}", *(f"{count:,}" for count in counts), price_of(usage)))
+    return _aligned(rows).splitlines()

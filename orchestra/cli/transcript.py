@@ -89,6 +89,8 @@ class Transcript:
         if event.node is None:
             return False
         match event.type:
+            case "text_delta" if not event.payload.get("spoken", True):
+                pass  # an agent at work, whom nobody has asked
             case "text_delta":
                 agent, text = self._agent(event.node, event.turn), str(event.payload["text"])
                 self._floor.do(agent, lambda: self._speak(agent, text))

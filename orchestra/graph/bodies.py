@@ -93,15 +93,17 @@ class StepBody:
         variables = template_variables(state, self._pipeline, turn.number)
         args = _rendered(dict(self._step.spec.args), variables, f"step {self._step.name!r}")
         async with turn.call("tool"):
-            turn.emit("tool_started", tool=tool.name, args=args)
+            call = {"tool": tool.name, "call": f"{self._step.name}-{turn.number}"}
+            turn.emit("tool_started", **call, args=args)
             started = time.monotonic()
             result = await tool.invoke(args, turn)
         turn.emit(
             "tool_ended",
-            tool=tool.name,
+            **call,
             ok=result.ok,
             exit_code=result.exit_code,
             duration_s=round(time.monotonic() - started, 3),
+            result=result.content,
         )
         output = self._output(result)
         return Outcome({"agent_outputs": {self._step.name: output}, **_own_fields(output, self._fields)})

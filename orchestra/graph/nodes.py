@@ -173,6 +173,7 @@ class TurnNode:
             if rest.record is not None:
                 return self._once_more(rest, update, run)
             position = rest.position
+        turn.emit("output_given", output=update["agent_outputs"][self._name])
         after = with_update(state, update, self._reduce)
         route = await self._router.route(self._name, after, turn.number)
         for edge, chosen in route.choices.items():

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestra.agents.conversation import Question
-from orchestra.runtime.store import ENDED, event_payload, open_readonly, read_session
+from orchestra.runtime.event_log import event_payload
+from orchestra.runtime.store import ENDED, open_readonly, read_session
 
 if TYPE_CHECKING:
     from orchestra.runtime.store import SessionFiles

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from orchestra.runtime.event_log import Selection, read_events
 from orchestra.runtime.history import decisions_of
 from orchestra.runtime.outcome import read_outputs, read_result
 from orchestra.runtime.spans import spans_of
-from orchestra.runtime.store import read_checkpoints, read_events, read_session, read_turns
+from orchestra.runtime.store import read_checkpoints, read_session, read_turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -90,7 +91,7 @@ def _side(files: SessionFiles) -> Side:
 
 def _models(files: SessionFiles) -> dict[str, tuple[str, ...]]:
     found: dict[str, dict[str, None]] = {}
-    for event in read_events(files, ("model_ended",)):
+    for event in read_events(files, Selection(["model_ended"])):
         payload = event["payload"]
         found.setdefault(str(event["node"]), {})[f"{payload.get('provider')}:{payload.get('model')}"] = None
     return {agent: tuple(models) for agent, models in sorted(found.items())}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from orchestra.errors import GitError
-from orchestra.runtime.git import GitManager
+from orchestra.runtime.git import OWN_LIMIT, GitManager
 from orchestra.tools.builtins.changes import SAFE, FileChange, numstat
 
 if TYPE_CHECKING:
@@ -92,11 +92,22 @@ class Repositories:
         large = tuple(item.path for item in files if (item.added or 0) + (item.deleted or 0) > MOST_LINES)
         text, error = b"", None
         if patch and len(large) < len(files):
+            without = [f":(top,literal,exclude){path}" for path in large]
             try:
-                text = await self._patch(await self._open(repo), before, after, large)
+                text = await self._patch(await self._open(repo), before, after, [":(top)", *without] if without else [])
             except GitError as failed:
                 error = failed
         return Difference(repo=repo, before=before, after=after, files=files, patch=text, too_large=large, error=error)
+
+    async def patch(self, repo: str, before: str, after: str, files: Iterable[FileChange], *, limit: int) -> bytes:
+        """Return the patch of some of the files that differ between two commits.
+
+        Raises:
+            GitError: It can't be made, or has more than `limit` bytes.
+        """
+        names = dict.fromkeys(name for item in files for name in (item.before, item.path) if name)
+        scope = [f":(top,literal){name}" for name in names]
+        return await self._patch(await self._open(repo), before, after, scope, limit=limit)
 
     async def _open(self, name: str) -> Repository:
         if name not in self._opened:
@@ -119,10 +130,10 @@ class Repositories:
         parts = _parts(output.stdout)
         return {pair: tuple(numstat(part)) for pair, part in zip(pairs, parts, strict=True)}
 
-    async def _patch(self, repo: Repository, before: str, after: str, without: Iterable[str]) -> bytes:
-        left_out = [f":(top,literal,exclude){path}" for path in without]
-        scope = [":(top)", *left_out] if left_out else []
-        return (await self._git.run(repo, "diff", *SAFE, "-p", before, after, "--", *scope)).stdout
+    async def _patch(
+        self, repo: Repository, before: str, after: str, scope: Iterable[str], limit: int = OWN_LIMIT
+    ) -> bytes:
+        return (await self._git.run(repo, "diff", *SAFE, "-p", before, after, "--", *scope, limit=limit)).stdout
 
 
 def _parts(output: bytes) -> list[bytes]:

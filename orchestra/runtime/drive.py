@@ -13,6 +13,7 @@ from orchestra.agents.context import SESSION_SLOT
 from orchestra.errors import OrchestraError, SessionError
 from orchestra.graph.compiler import GraphCompiler, entries
 from orchestra.graph.nodes import GraphContext
+from orchestra.graph.outline import outline
 from orchestra.runtime.branches import BranchFollower, branch_positions
 from orchestra.runtime.changes import describe
 from orchestra.runtime.checkpoints import OrchestraSaver
@@ -34,6 +35,7 @@ from orchestra.runtime.snapshots import WorkspaceSnapshotIndex
 from orchestra.runtime.standing import Standing
 from orchestra.runtime.stopping import Countdown, StopGate, finish, forget_cancellation, in_full
 from orchestra.runtime.store import SessionRecord, Status, read_session
+from orchestra.runtime.telemetry.traced import traced
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -146,7 +148,8 @@ class _Drive:
                 await self._follow(follower)
                 self._interrupted = True
             elif self._record.status is not Status.COMPLETED:
-                await self._go_on(follower)
+                async with traced(self._record, self._pipeline, self._log):
+                    await self._go_on(follower)
             else:
                 await follower.locate(self._integrated(await self._root_snapshot()))
         finally:
@@ -236,8 +239,9 @@ class _Drive:
     async def _invoke(self, run: SessionRun) -> None:
         """Run the graph from where it stands."""
         state = self._input() if await self._is_new() else None
+        config: RunnableConfig = {**self._config, "run_name": f"{self._record.pipeline} {self._session}"}
         work: asyncio.Future[Any] = asyncio.ensure_future(
-            self._graph.ainvoke(state, self._config, context=GraphContext(run), durability="sync")
+            self._graph.ainvoke(state, config, context=GraphContext(run), durability="sync")
         )
         try:
             await finish(
@@ -248,12 +252,13 @@ class _Drive:
         await work
 
     def _what_runs(self) -> dict[str, Any]:
-        """Name the pipeline and its file: a project may put another file behind the name of a shipped pipeline."""
+        """Name the pipeline and its file, since a project may shadow a shipped name, and outline its graph."""
         settings = self._record.settings
         return {
             "session_id": self._session,
             "pipeline": self._record.pipeline,
             "file": f"{settings['imports']}/{settings['file']}",
+            "graph": outline(self._pipeline).as_json(),
         }
 
     def _input(self) -> dict[str, Any]:

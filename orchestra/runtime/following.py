@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from orchestra.runtime.asking import open_questions
 from orchestra.runtime.driver_lock import is_driven
+from orchestra.runtime.event_log import ALL, Selection, event_payload, last_event, next_events
 from orchestra.runtime.observability import Event
-from orchestra.runtime.store import ENDED, event_payload, open_readonly, read_session
+from orchestra.runtime.store import ENDED, open_readonly, read_session
 
 if TYPE_CHECKING:
     import sqlite3
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 
 LOOK_EVERY = 0.15
 """Seconds between two looks."""
-_AT_ONCE = 1_000
-"""Events that are read in one go: a reader must not hold up the driver."""
 _TALK = frozenset({"question_asked", "human_turn"})
+_TURN = ("turn_started", "turn_ended", "turn_failed")
+_LAST = 2**62
 _REPLY = ("model_started", "model_ended", "model_failed", "turn_started", "turn_ended", "turn_failed")
 
 
@@ -66,10 +67,49 @@ def read_history(files: SessionFiles, *, quiet: Collection[str], lines: int, tal
         kept = {*_last(others, lines), *(seq for talk in _last(told, talks) for seq in talk)}
         left_out = len(others) + sum(map(len, told)) - len(kept)
         kept |= _being_written(rows)
-        found = connection.execute(
-            "SELECT * FROM events WHERE seq IN (SELECT value FROM json_each(?)) ORDER BY seq", (json.dumps([*kept]),)
-        ).fetchall()
-        return History([_event(row) for row in found], left_out, rows[-1]["seq"] if rows else 0)
+        return History(_found(connection, kept), left_out, rows[-1]["seq"] if rows else 0)
+
+
+def read_state(
+    files: SessionFiles, *, lasting: Collection[str], passing: Collection[str] = (), before: int | None = None
+) -> list[Event]:
+    """Read what tells how a session stands: of a long one only a small part.
+
+    Args:
+        files: The session's.
+        lasting: Types of events that always count.
+        passing: Types of events that count while a turn is under way: of it, and of text only the reply being written.
+        before: The number of the first event that does not count.
+
+    Raises:
+        SessionError: The session's database can't be read.
+    """
+    with open_readonly(files) as connection:
+        query = "SELECT seq, node, type FROM events WHERE seq < ? ORDER BY seq"
+        rows = connection.execute(query, (_LAST if before is None else before,)).fetchall()
+        kept = {row["seq"] for row in rows if row["type"] in lasting}
+        return _found(connection, kept | (_under_way(rows, passing) if passing else set()))
+
+
+def _under_way(rows: Sequence[sqlite3.Row], passing: Collection[str]) -> set[int]:
+    """Return the numbers of the events of turns that have begun and not ended."""
+    doing: dict[str, list[int]] = {}
+    for row in rows:
+        kind = row["type"]
+        if kind in _TURN or kind.startswith("session_"):
+            for node in [row["node"]] if row["node"] is not None else [*doing]:
+                doing[node] = []
+        elif kind in passing and kind != "text_delta" and row["node"] is not None:
+            doing.setdefault(row["node"], []).append(row["seq"])
+    texts = _being_written(rows) if "text_delta" in passing else set()
+    return texts | {seq for numbers in doing.values() for seq in numbers}
+
+
+def _found(connection: sqlite3.Connection, numbers: Collection[int]) -> list[Event]:
+    found = connection.execute(
+        "SELECT * FROM events WHERE seq IN (SELECT value FROM json_each(?)) ORDER BY seq", (json.dumps([*numbers]),)
+    )
+    return [_event(row) for row in found]
 
 
 def _last(items: Sequence[Item], count: int) -> Sequence[Item]:
@@ -104,12 +144,13 @@ def _being_written(rows: Sequence[sqlite3.Row]) -> set[int]:
     return {seq for reply in pieces.values() for seq in reply}
 
 
-async def follow(files: SessionFiles, after: int) -> AsyncGenerator[list[Event], None]:
+async def follow(files: SessionFiles, after: int, selection: Selection = ALL) -> AsyncGenerator[list[Event], None]:
     """Yield what is new, again and again, until nobody drives the session and all has been read.
 
     Args:
         files: The session's.
         after: The number of the last event that is known.
+        selection: Which events.
 
     Yields:
         Events, in their order; none, where a look has found nothing new.
@@ -121,22 +162,16 @@ async def follow(files: SessionFiles, after: int) -> AsyncGenerator[list[Event],
     # At rest nothing is opened for long: SQLite would leave files beside the database.
     with open_readonly(files, lasting=driven) as connection:
         while True:
-            events = _read(connection, after)
-            after = events[-1].seq if events else after
-            yield events
-            if not events and not driven:
+            last = last_event(connection)
+            is_news = after < last
+            events, after = next_events(connection, selection, after, last)
+            yield [Event(**event) for event in events]
+            if not is_news and not driven:
                 return
-            if not events:
+            if not is_news:
                 await asyncio.sleep(LOOK_EVERY)
             driven = driven and is_driven(files.lock)  # before the next look, which then is the last one
 
 
-def _read(connection: sqlite3.Connection, after: int) -> list[Event]:
-    rows = connection.execute("SELECT * FROM events WHERE seq > ? ORDER BY seq LIMIT ?", (after, _AT_ONCE))
-    return [_event(row) for row in rows.fetchall()]
-
-
 def _event(row: sqlite3.Row) -> Event:
-    return Event(
-        row["seq"], row["time"], row["type"], row["node"], row["turn"], row["attempt"], event_payload(row["payload"])
-    )
+    return Event(**{**dict(row), "payload": event_payload(row["payload"])})

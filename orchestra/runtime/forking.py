@@ -19,9 +19,10 @@ from orchestra.errors import SessionError
 from orchestra.graph.state import JOURNAL, without
 from orchestra.runtime.checkpoints import names_of
 from orchestra.runtime.failpoints import failpoint
-from orchestra.runtime.observability import Event, Usage
+from orchestra.runtime.observability import Event
 from orchestra.runtime.outcome import settled_commits
 from orchestra.runtime.serializer import StrictSerializer
+from orchestra.runtime.spending import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from orchestra.errors import SessionError
 from orchestra.runtime.damage import damage_told
+from orchestra.runtime.event_log import Selection, read_events
 from orchestra.runtime.spans import copied_rows, is_inside, spans_of, turn_changes
-from orchestra.runtime.store import list_sessions, read_events, read_numbered, read_session, read_turns
+from orchestra.runtime.store import list_sessions, read_numbered, read_session, read_turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -115,7 +116,7 @@ def read_history(files: SessionFiles, root: Path, *, inside: bool = False) -> Hi
     turns = {key: _turn(span, rows, events, facts) for key, span in spans_of(rows).items()}
     others = [item for item in list_sessions(root) if not isinstance(item, SessionError)]
     forks: dict[str, list[Fork]] = {}
-    for fork in _forks_of(record.session_id, others, frozenset()):
+    for fork in forks_of(record.session_id, others):
         forks.setdefault(fork.checkpoint_id, []).append(fork)
     entries = tuple(_entries(rows, turns, events, forks, inside=inside))
     origin = record.forked_from or {}
@@ -152,7 +153,7 @@ def decision_of(kind: str, payload: Mapping[str, Any]) -> str | None:
 
 def _read_events(files: SessionFiles, rows: Sequence[Row]) -> _Events:
     with damage_told(files):
-        return _gather(read_events(files, _TYPES), rows)
+        return _gather(read_events(files, Selection(_TYPES)), rows)
 
 
 def _gather(events: Iterable[Mapping[str, Any]], rows: Sequence[Row]) -> _Events:
@@ -201,13 +202,13 @@ def _turn(span: Span, rows: Sequence[Row], events: _Events, facts: Mapping[tuple
     )
 
 
-def _forks_of(session: str, others: Iterable[SessionRecord], above: frozenset[str]) -> Iterator[Fork]:
+def forks_of(session: str, others: Iterable[SessionRecord], above: frozenset[str] = frozenset()) -> Iterator[Fork]:
     """Yield the sessions that have left one, the oldest first; a damaged one that has left itself ends the search."""
     others, above = list(others), above | {session}
     for record in sorted(others, key=lambda record: (record.created_at, record.session_id)):
         origin = record.forked_from or {}
         if origin.get("session_id") == session and record.session_id not in above:
-            forks = tuple(_forks_of(record.session_id, others, above))
+            forks = tuple(forks_of(record.session_id, others, above))
             yield Fork(record=record, checkpoint_id=str(origin.get("checkpoint_id")), forks=forks)
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orchestra.runtime.failpoints import failpoint
+from orchestra.runtime.spending import Usage
 from orchestra.runtime.store import now
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
     import aiosqlite
 
-MAX_TEXT = 20_000
-"""Characters of one text in a payload; what is longer is cut, and says so."""
+MAX_TEXT = 30_000
+"""Characters of one text in a payload, which is as many as a tool may return; what is longer is cut, and says so."""
 MAX_SPOKEN = 1_000_000
 """Characters of what an agent and a person say to each other: who decides on a text must be able to read all of it."""
 SPOKEN = frozenset({"text_delta", "question_asked", "human_turn"})
@@ -46,36 +47,9 @@ class Event:
     attempt: int | None = None
     payload: Mapping[str, Any] = field(default_factory=dict)
 
-
-@dataclass
-class Usage:
-    """What a session has spent; never reset by a resume."""
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    model_calls: int = 0
-    cost_usd: float = 0.0
-    cost_known: bool = True
-
-    def add(self, payload: Mapping[str, Any]) -> None:
-        """Add a finished model call."""
-        self.model_calls += 1
-        self.input_tokens += payload.get("input_tokens") or 0
-        self.output_tokens += payload.get("output_tokens") or 0
-        cost = payload.get("cost_usd")
-        if cost is None:
-            self.cost_known = False
-        else:
-            self.cost_usd += cost
-
     def as_json(self) -> dict[str, Any]:
-        """Return the `usage` of DESIGN §8; a cost with an unknown part is unknown."""
-        return {
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
-            "model_calls": self.model_calls,
-            "cost_usd": round(self.cost_usd, 6) if self.cost_known else None,
-        }
+        """Return a line of `orchestra log --events --json`."""
+        return {name: getattr(self, name) for name in ("seq", "time", "node", "turn", "attempt", "type", "payload")}
 
 
 class ObservabilityLogger:
@@ -98,6 +72,7 @@ class ObservabilityLogger:
         self._connection = connection
         self._lock = lock
         self._listener = listener
+        self._told: list[Callable[[Event], None]] = []
         self._redact = redact
         self._pending: list[Event] = []
         self._wake = asyncio.Event()
@@ -153,6 +128,14 @@ class ObservabilityLogger:
                 logger.warning("the listener failed and gets no more events", exc_info=True)
                 self._listener = None
 
+    def when_written(self, tell: Callable[[Event], None]) -> None:
+        """Have something called with each event once it is in the database, where no kill takes it back.
+
+        Args:
+            tell: Must neither block nor fail.
+        """
+        self._told.append(tell)
+
     async def turns_since(self, node: str, turn: int) -> tuple[tuple[str, int], ...]:
         """Return the turns of others that have ended since a turn did, in their order."""
         await self.flush()
@@ -181,10 +164,16 @@ class ObservabilityLogger:
                 if writing.cancelled() or writing.exception() is not None:
                     await self._connection.rollback()
                 else:
-                    del self._pending[: len(batch)]
+                    self._put_away(batch)
                 raise
-            del self._pending[: len(batch)]
+            self._put_away(batch)
         failpoint("events-written")
+
+    def _put_away(self, batch: list[Event]) -> None:
+        del self._pending[: len(batch)]
+        for event in batch if self._told else ():
+            for tell in self._told:
+                tell(event)
 
     async def _write(self, batch: list[Event]) -> None:
         await self._connection.executemany(
@@ -236,4 +225,7 @@ def _capped(value: Any, redact: Callable[[str], str], most: int, depth: int = 0)
 def _text(text: str, redact: Callable[[str], str], most: int) -> str:
     # Names of files may hold bytes that are no UTF-8, as lone surrogates.
     text = redact(text).encode("utf-8", "backslashreplace").decode()
-    return text if len(text) <= most else f"{text[:most]}[… {len(text) - most} characters cut]"
+    if len(text) <= most:
+        return text
+    tail = most // 4  # how a command ended stands at the end
+    return f"{text[: most - tail]}[… {len(text) - most} characters cut …]{text[-tail:]}"

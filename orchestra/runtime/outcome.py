@@ -31,6 +31,20 @@ def settled_commits(connection: sqlite3.Connection) -> dict[str, str]:
 
 def read_outputs(files: SessionFiles) -> dict[str, Any]:
     """Return the outputs of agents and steps at the root's newest checkpoint; empty where there is none yet."""
+    return dict(_newest_state(files).get("agent_outputs") or {})
+
+
+def read_conflicts(files: SessionFiles) -> list[dict[str, Any]]:
+    """Return the conflicts at the root's newest checkpoint, path by path, solved ones too."""
+    known = dict(_newest_state(files).get("_conflicts") or {})
+    return [
+        {"repo": one["repo"], **path, "resolved_by": one["resolved_by"]}
+        for _, one in sorted(known.items(), key=lambda item: int(item[0]))
+        for path in one["paths"]
+    ]
+
+
+def _newest_state(files: SessionFiles) -> dict[str, Any]:
     with open_readonly(files) as connection:
         rows = _of_the_root(connection)
         if not rows:
@@ -38,7 +52,7 @@ def read_outputs(files: SessionFiles) -> dict[str, Any]:
         with closing(connection.cursor()) as cursor:
             query = "SELECT checkpoint FROM checkpoints WHERE checkpoint_ns = '' AND checkpoint_id = ?"
             (blob,) = cursor.execute(query, (rows[-1][0],)).fetchone()
-        return dict(json.loads(blob)["channel_values"].get("agent_outputs") or {})
+        return dict(json.loads(blob)["channel_values"])
 
 
 def _of_the_root(connection: sqlite3.Connection) -> list[tuple[str, dict[str, Any]]]:

@@ -32,6 +32,7 @@ from orchestra.runtime.observability import Event
 from orchestra.runtime.pinning import keep_objects, missing_from
 from orchestra.runtime.removal_mark import is_half_removed, refuse_half_removed
 from orchestra.runtime.store import SessionRecord, Status, now, read_session
+from orchestra.runtime.telemetry.switches import TRACE_CONTEXT, carrier
 from orchestra.runtime.turns import move_branch, session_branch
 from orchestra.runtime.workspace import Workspace
 from orchestra.runtime.worktree import is_safe_name
@@ -317,6 +318,7 @@ class _Making:
             "provider": changes.provider or settings.get("provider"),
             "models": {**settings.get("models", {}), **changes.models},
             "forked_from": dict(forked),
+            TRACE_CONTEXT: carrier(),
         }
         return SessionRecord(
             session_id=self._files.session_id,

@@ -29,6 +29,12 @@ class SessionResult:
     worktrees: Mapping[str, str] | None = None
     """Repo → the absolute path of its worktree, of a replay."""
 
+    @property
+    def decisions(self) -> dict[str, dict[str, Any]]:
+        """What persons have decided of what is handed over, by agent."""
+        deciding = (name for name in self.final if name in self.interactive and name in self.agent_outputs)
+        return {name: self.agent_outputs[name] for name in deciding}
+
     def as_json(self) -> dict[str, Any]:
         """Return the one JSON object of `run`, `resume` and their like, and of `replay` (DESIGN §8)."""
         record = self.record

@@ -13,6 +13,7 @@ from orchestra.errors import GitError, SessionError
 from orchestra.runtime.attempt import SessionTurn
 from orchestra.runtime.machine import CODES as MACHINE_CODES
 from orchestra.runtime.machine import machine_error
+from orchestra.runtime.telemetry.traced import turn_traced
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping
@@ -116,7 +117,8 @@ class SessionRun:
                 turn.emit("turn_started", resumed=inner is not None)
                 started = time.monotonic()
                 try:
-                    yield turn
+                    with turn_traced(request.node, request.number, request.attempt):
+                        yield turn
                 finally:
                     duration = round(time.monotonic() - started, 3)
                     self._lasted[request.node, request.number, request.attempt] = duration

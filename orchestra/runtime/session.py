@@ -25,6 +25,7 @@ from orchestra.runtime.replaying import forked, lay_out, session_worktrees
 from orchestra.runtime.session_row import SessionRow
 from orchestra.runtime.snapshots import remove_scratch
 from orchestra.runtime.store import NOTHING_SPENT, SessionFiles, SessionRecord, Status, now, read_session, refuse_copy
+from orchestra.runtime.telemetry.switches import TRACE_CONTEXT, carrier
 from orchestra.runtime.workspace import Workspace, open_repositories
 from orchestra.runtime.worktree import WorktreeManager
 
@@ -157,6 +158,7 @@ class SessionManager:
                 "file": pipeline.document.path.name,
                 "shipped": is_shipped(pipeline.document.path),
                 "imports": str(pipeline.document.path.parent),
+                TRACE_CONTEXT: carrier(),
                 "notices": [notice.event for notice in (*notices, *started, *copied)],
             },
             usage=dict(NOTHING_SPENT),

@@ -21,7 +21,7 @@ from orchestra.runtime.damage import check_checkpoint, check_session, damage_tol
 from orchestra.runtime.driver_lock import is_driven
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Iterator
 
 VERSION = 1
 """Of the session database's schema; a newer one is refused, untouched."""
@@ -102,6 +102,11 @@ class SessionFiles:
     def driver_log(self) -> Path:
         """What a driver in the background prints."""
         return self.directory / "driver.log"
+
+    @property
+    def sent_spans(self) -> Path:
+        """The numbers of the spans that a collector of traces has taken; there only where traces are sent."""
+        return self.directory / "sent-spans"
 
     @property
     def cleanup_mark(self) -> Path:
@@ -355,24 +360,3 @@ def read_turns(files: SessionFiles) -> list[dict[str, Any]]:
     """Return per turn its tokens, cost, tool calls and durations, oldest first."""
     with open_readonly(files) as connection:
         return [dict(row) for row in connection.execute("SELECT * FROM turns")]
-
-
-def read_events(files: SessionFiles, types: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the events of a session in order, all or those of some types."""
-    chosen = "" if types is None else f"WHERE type IN ({', '.join('?' * len(types))})"
-    statement = f"SELECT * FROM events {chosen} ORDER BY seq"  # noqa: S608 - only marks
-    with open_readonly(files, lasting=True) as connection:
-        for row in connection.execute(statement, tuple(types or ())):
-            yield {**dict(row), "payload": event_payload(row["payload"])}
-
-
-def event_payload(text: str) -> dict[str, Any]:
-    """Read what an event says.
-
-    Raises:
-        ValueError: It is no JSON object.
-    """
-    payload = json.loads(text)
-    if not isinstance(payload, dict):
-        raise ValueError("an event is no JSON object")  # noqa: TRY004 - of damaged rows, as all of them
-    return payload

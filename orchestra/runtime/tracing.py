@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from orchestra.errors import PipelineError, SessionError
 from orchestra.runtime.damage import damage_told
+from orchestra.runtime.event_log import Selection, read_events
 from orchestra.runtime.spans import copied_rows
 from orchestra.runtime.store import (
     SessionFiles,
     read_checkpoints,
-    read_events,
     read_numbered,
     read_session,
     session_ids,
@@ -112,7 +112,7 @@ def _made(files: SessionFiles, rows: Sequence[dict[str, Any]], wanted: str) -> I
     ended = {(entry["agent"], entry["turn"]): place for place, row in enumerate(rows) for entry in row["ended"]}
     places = {(row["checkpoint_id"], row["checkpoint_ns"]): place for place, row in enumerate(rows)}
     pending: dict[str, str] = {}
-    for event in read_events(files, (*_MADE, "checkpoint")):
+    for event in read_events(files, Selection([*_MADE, "checkpoint"])):
         payload, turn = event["payload"], (event["node"], event["turn"])
         if event["type"] == "checkpoint":
             place = places.get((payload["id"], payload.get("namespace", "")))

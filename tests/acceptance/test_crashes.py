@@ -30,11 +30,12 @@ STARTING = (
 )  # fmt: skip
 WORKING = (
     "checkpoint-indexed", "copies-placed", "event-checkpoint", "event-condition_chose", "event-model_ended",
-    "event-model_started", "event-note", "event-session_completed", "event-setup_ended", "event-setup_started",
-    "event-snapshot_taken", "event-tool_ended", "event-tool_started", "event-turn_committed", "event-turn_ended",
-    "event-turn_started", "event-warning", "events-due", "events-written", "files-staged", "files-switched",
-    "rescue-kept", "restore-begun", "restored", "setup-due", "setup-run", "snapshot-committed", "snapshot-taken",
-    "tool-ended", "turn-commit-made", "turn-ending", "way-cleared",
+    "event-model_started", "event-note", "event-output_given", "event-prompt_given", "event-session_completed",
+    "event-setup_ended", "event-setup_started", "event-snapshot_taken", "event-text_delta", "event-tool_ended",
+    "event-tool_started", "event-turn_committed", "event-turn_ended", "event-turn_started", "event-warning",
+    "events-due", "events-written", "files-staged", "files-switched", "rescue-kept", "restore-begun", "restored",
+    "setup-due", "setup-run", "snapshot-committed", "snapshot-taken", "tool-ended", "turn-commit-made", "turn-ending",
+    "way-cleared",
 )  # fmt: skip
 STANDING = (
     "branch-moved", "checkpoint-due", "checkpoint-written", "one-branch-moved", "snapshot-pinned", "turn-committed",
@@ -52,7 +53,7 @@ RESOLVING = ("conflict-paths-marked", "conflict-paths-removed")
 HANDING = ("conflict-handed-over", "event-conflict_resolved", "event-session_paused")
 ASKING = (
     "answer-given", "answer-taken", "answer-written", "event-human_turn", "event-question_asked",
-    "event-question_left", "event-text_delta", "files-rewound", "question-asked",
+    "event-question_left", "files-rewound", "question-asked",
 )  # fmt: skip
 RESUMING = ("event-files_put_back", "event-session_resumed", "session-reopened")
 

@@ -24,11 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture
-def own(past: Past, tmp_path: Path) -> Past:
-    return past.copied(tmp_path / "copy")
-
-
 def diff(past: Past, *args: str) -> Said:
     said = Said("diff", past.session, *args, cwd=past.root)
     assert said.code == 0, said.err

@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 from orchestra.cli.demo import make_repository
-from orchestra.runtime.store import find_session, read_checkpoints, read_events
+from orchestra.runtime.event_log import read_events
+from orchestra.runtime.store import find_session, read_checkpoints
 from orchestra.testing import write_script
 from tests.gitkit import fingerprint
 from tests.preloaded import COMMAND

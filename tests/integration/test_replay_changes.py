@@ -10,12 +10,12 @@ import pytest
 from orchestra.errors import OrchestraError, PipelineError
 from orchestra.graph.project import find_project
 from orchestra.runtime.edits import Edit
+from orchestra.runtime.event_log import read_events
 from orchestra.runtime.naming import CheckpointName, find_checkpoint
 from orchestra.runtime.replaying import Changes
 from orchestra.runtime.session import SessionManager
 from orchestra.runtime.store import (
     find_session,
-    read_events,
     read_session,
     session_ids,
 )

@@ -10,9 +10,10 @@ import pytest
 from orchestra.errors import OrchestraError, PipelineError
 from orchestra.graph.project import find_project
 from orchestra.runtime.edits import Edit
+from orchestra.runtime.event_log import read_events
 from orchestra.runtime.replaying import Changes
 from orchestra.runtime.session import SessionManager
-from orchestra.runtime.store import read_checkpoints, read_events, session_ids
+from orchestra.runtime.store import read_checkpoints, session_ids
 from orchestra.testing import git_repo
 from tests.conftest import Workshop
 from tests.forkkit import Forks, Knows, state_at, turns

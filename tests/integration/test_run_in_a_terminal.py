@@ -74,7 +74,7 @@ def reviewed(workshop: Workshop) -> Path:
 
 def test_one_reads_asks_rejects_sees_what_changed_and_approves(workshop: Workshop, run: Opener) -> None:
     terminal = run("run", reviewed(workshop), lines=60)
-    terminal.shows("── reviewer ──", "The tests are missing.", "reviewer>", OPEN)
+    terminal.shows("── reviewer ──", "The tests are missing.", "reviewer>", OPEN, "1 agent: reviewer (waits for you)")
     terminal.type("why?", ENTER)
     terminal.shows("Because nobody wrote any.", OPEN)
     terminal.type("/reject write some.", ENTER)

@@ -231,7 +231,7 @@ def test_ctrl_c_in_a_terminal_stops_in_order_and_says_how_to_go_on(workshop: Wor
     path = pipeline(workshop, shell("sleep 1; echo kept > kept.txt"), says("worked"))
     terminal, own_end = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", _IN_TERMINAL, str(COMMAND), "run", str(path)],
+        [sys.executable, "-c", _IN_TERMINAL, str(COMMAND), "run", str(path), "--display", "plain"],
         cwd=workshop.repo.path, env=workshop.environment(TERM="xterm"),
         stdin=own_end, stdout=own_end, stderr=own_end, start_new_session=True,
     )  # fmt: skip

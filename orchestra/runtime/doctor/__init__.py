@@ -22,6 +22,7 @@ CHECKS = {
     "project": "project",
     "git": "git",
     "keys": "keys",
+    "traces": "traces",
     "disk": "disk",
     "locks": "locks",
     "sessions": "sessions",

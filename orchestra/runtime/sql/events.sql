@@ -9,9 +9,12 @@ CREATE TABLE IF NOT EXISTS events (
     payload TEXT NOT NULL           -- JSON
 );
 CREATE INDEX IF NOT EXISTS events_by_node ON events (node, turn);
+CREATE INDEX IF NOT EXISTS events_by_type ON events (type);
 
--- Per turn: tokens, cost, tool calls, durations. Derived from the events, so that it can't disagree with them.
-CREATE VIEW IF NOT EXISTS turns AS
+-- Per turn: tokens, cost, tool calls, durations. Derived from the events, so that it can't disagree with them. Tokens
+-- from the cache count as input, too; a cost is null where the price of a call is not known.
+DROP VIEW IF EXISTS turns;
+CREATE VIEW turns AS
 SELECT
     node AS agent,
     turn,
@@ -22,7 +25,10 @@ SELECT
     COUNT(CASE WHEN type = 'model_ended' THEN 1 END) AS model_calls,
     SUM(CASE WHEN type = 'model_ended' THEN payload ->> 'input_tokens' ELSE 0 END) AS input_tokens,
     SUM(CASE WHEN type = 'model_ended' THEN payload ->> 'output_tokens' ELSE 0 END) AS output_tokens,
-    SUM(CASE WHEN type = 'model_ended' THEN payload ->> 'cost_usd' END) AS cost_usd,
+    SUM(CASE WHEN type = 'model_ended' THEN payload ->> 'cached_tokens' ELSE 0 END) AS cached_tokens,
+    CASE COUNT(CASE WHEN type = 'model_ended' AND payload ->> 'cost_usd' IS NULL THEN 1 END)
+        WHEN 0 THEN SUM(CASE WHEN type = 'model_ended' THEN payload ->> 'cost_usd' ELSE 0 END)
+    END AS cost_usd,
     COUNT(CASE WHEN type = 'tool_ended' THEN 1 END) AS tool_calls,
     SUM(CASE WHEN type = 'tool_ended' THEN payload ->> 'duration_s' ELSE 0 END) AS tool_s
 FROM events

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from orchestra.runtime.event_log import read_events
 from orchestra.runtime.serializer import StrictSerializer
-from orchestra.runtime.store import read_events
 from tests.acceptance.crash.moment import Moment, level_of
 from tests.acceptance.crash.scenario import PREPARED
 from tests.gitkit import ENV, assert_sound, fingerprint, git
