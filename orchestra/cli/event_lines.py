@@ -114,7 +114,7 @@ def _what(kind: str, payload: Mapping[str, Any]) -> str | None:  # noqa: C901, P
             return "waits for an answer; the session will pause"
         case "condition_chose":
             chose = f"chose {', '.join(payload['targets'])}"
-            return f"the condition at START {chose}" if payload["edge"].startswith("START#") else chose
+            return f"the condition at START {chose}" if str(payload.get("edge")).startswith("START#") else chose
         case "files_put_back":
             kept = f"; what lay there is kept as {payload['rescue']}" if payload.get("rescue") else ""
             return f"files of {payload['repo']} put back to {payload['commit'][:10]}{kept}"
