@@ -9,6 +9,7 @@ import os
 import pty
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import pytest
 
@@ -164,16 +165,15 @@ class TestAHeartbeat:
 
     @pytest.mark.parametrize("where", ["in a paragraph", "at a pager", "at a prompt", "where nobody reads"])
     async def test_it_never_beats_faster_than_it_should(self, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        looks: list[float] = []
-        monkeypatch.setattr("orchestra.cli.heartbeat.at_work", lambda *_: looks.append(0.0) or "1 agent")
+        says = Mock(return_value="1 agent")
+        monkeypatch.setattr("orchestra.cli.heartbeat.at_work", says)
         stream = io.StringIO()
         progress = Progress(stream, heartbeat=0.1)
         told, screen = busy(), progress.transcript.screen
         beat = progress._heartbeat
         assert beat is not None
-        waits: list[float] = []
-        wait = beat._wait
-        monkeypatch.setattr(beat, "_wait", lambda: (waits.append(0.0), wait()))
+        waits = Mock(wraps=beat._wait)
+        monkeypatch.setattr(beat, "_wait", waits)
         for event in told.events:
             progress.show(event)
 
@@ -192,8 +192,8 @@ class TestAHeartbeat:
             await asyncio.sleep(0.35)
             assert screen._waiting == ""
         progress.close()
-        assert 1 <= len(waits) <= 5
-        assert (len(looks) > 0) == (where in ("in a paragraph", "where nobody reads"))
+        assert 1 <= waits.call_count <= 5
+        assert says.called == (where in ("in a paragraph", "where nobody reads"))
         if where == "in a paragraph":
             assert "still running: 1 agent; " in stream.getvalue()
 
