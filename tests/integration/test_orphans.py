@@ -20,7 +20,7 @@ from orchestra.runtime.driver_lock import DriverLock, is_driven
 from orchestra.runtime.store import SessionFiles, session_ids
 from orchestra.tools.process import run_command
 from orchestra.tools.watch import current
-from tests.processes import fork, of_session, until
+from tests.processes import exit_code, fork, of_session, until
 from tests.session_support import agent, chain, events, holders, says
 
 if TYPE_CHECKING:
@@ -91,12 +91,15 @@ def test_no_command_outlives_a_driver_that_is_killed_at_any_instant(files: Sessi
 
 
 def test_a_driver_that_ends_leaves_no_watcher_no_zombie_and_no_daemon(files: SessionFiles) -> None:
-    drive(files, [COMMANDS["short"], "setsid sleep 104 <&- >&- 2>&- & true"])
+    def work() -> None:
+        drive(files, [COMMANDS["short"], "setsid sleep 104 <&- >&- 2>&- & true"])
 
-    assert of_session(files.session_id) == []
-    assert watchers(files) == []
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+        assert of_session(files.session_id) == []
+        assert watchers(files) == []
+        with pytest.raises(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
+
+    assert exit_code(fork(work)) == 0  # what starts commands for the tests is a child of this process
 
 
 def test_a_session_without_commands_has_no_watcher(files: SessionFiles) -> None:
