@@ -7,7 +7,9 @@ import io
 import json
 import os
 import pty
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import pytest
 
@@ -160,6 +162,40 @@ class TestAHeartbeat:
             progress.transcript.line("a line")
         progress.close()
         assert "still running" not in stream.getvalue()
+
+    @pytest.mark.parametrize("where", ["in a paragraph", "at a pager", "at a prompt", "where nobody reads"])
+    async def test_it_never_beats_faster_than_it_should(self, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        says = Mock(return_value="1 agent")
+        monkeypatch.setattr("orchestra.cli.heartbeat.at_work", says)
+        stream = io.StringIO()
+        progress = Progress(stream, heartbeat=0.1)
+        told, screen = busy(), progress.transcript.screen
+        beat = progress._heartbeat
+        assert beat is not None
+        waits = Mock(wraps=beat._wait)
+        monkeypatch.setattr(beat, "_wait", waits)
+        for event in told.events:
+            progress.show(event)
+
+        async def above(write: object) -> None:
+            """Nothing is written above this prompt."""
+
+        if where == "in a paragraph":
+            progress.show(told.tell("text_delta", "security", text="I begin to speak, and", spoken=True))
+        if where == "where nobody reads":
+            stream.close()
+            progress.transcript.line("nobody reads this")
+        with (
+            screen.lent() if where == "at a pager" else nullcontext(),
+            screen.prompt(above) if where == "at a prompt" else nullcontext(),
+        ):
+            await asyncio.sleep(0.35)
+            assert screen._waiting == ""
+        progress.close()
+        assert 1 <= waits.call_count <= 5
+        assert says.called == (where in ("in a paragraph", "where nobody reads"))
+        if where == "in a paragraph":
+            assert "still running: 1 agent; " in stream.getvalue()
 
     async def test_with_a_live_view_or_quietly_there_is_none(self) -> None:
         assert Progress(io.StringIO(), display=Display.RICH)._heartbeat is None

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from orchestra.runtime.following import History
     from orchestra.runtime.store import SessionFiles
     from tests.conftest import Workshop
+    from tests.pastkit import Past
 
 
 def busy(workshop: Workshop, turns: int = 30, delay: float = 0.02) -> Path:
@@ -117,6 +118,16 @@ async def test_an_event_that_is_no_object_is_a_damaged_database(workshop: Worksh
         with pytest.raises(SessionError) as caught:
             read()
         assert caught.value.code == "database-unreadable"
+
+
+@pytest.mark.parametrize("column", ["time", "type", "node", "turn", "payload"])
+def test_so_is_one_whose_columns_hold_something_else(past: Past, tmp_path: Path, column: str) -> None:
+    files = past.copied(tmp_path / "copy").files
+    with closing(sqlite3.connect(files.database)) as connection, connection:
+        connection.execute(f"UPDATE events SET {column} = x'00ff' WHERE seq = 3")  # noqa: S608
+    with pytest.raises(SessionError) as caught:
+        list(read_events(files))
+    assert caught.value.code == "database-unreadable"
 
 
 async def test_who_looks_at_a_session_at_rest_leaves_nothing_beside_its_database(workshop: Workshop) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from unittest.mock import Mock
+
 import pytest
 
+from orchestra.cli.live import fitting
 from orchestra.cli.live.fitting import Count, Group, fit
 from orchestra.cli.live.lane import Lane, State
 from orchestra.cli.live.words import activity, at_work, cost, duration, spending, tokens
@@ -188,6 +192,11 @@ class TestASession:
         assert (tokens(usage), cost(usage)) == said
 
 
+def many_branches() -> Told:
+    """Forty branches of two agents each."""
+    return Told([(f"{name}{number}", (f"c{number}",)) for number in range(40) for name in "ab"])
+
+
 class TestWhatFits:
     def shown(self, told: Told, most: int) -> list[object]:
         rows = fit(told.board, most)
@@ -228,6 +237,20 @@ class TestWhatFits:
             assert sum(len(row.lanes) if isinstance(row, Group | Count) else 1 for row in rows) == len(TWELVE)
             self.shown(busy(), most)
 
+    def test_of_too_many_branches_those_stay_where_something_happens(self) -> None:
+        told = many_branches()
+        for name in ("a0", "b0", "a1", "b1"):
+            told.does(name)
+        told.starts("a8", "a30", "a38")
+        told.tell("question_asked", "a30", id="q", agent="a30", turn=1, text="?")
+        assert self.shown(told, 5) == [("c2", []), ("c8", []), ("c30", []), ("c38", []), 72]
+
+    def test_hundreds_of_agents_are_not_tried_one_after_the_other(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        measure = Mock(wraps=fitting._size)
+        monkeypatch.setattr(fitting, "_size", measure)
+        fit(many_branches().board, 20)
+        assert measure.call_count < 20 * 40
+
     def test_a_branch_of_one_agent_is_that_agent(self) -> None:
         told = Told((("a", ("a",)), ("b", ("b",)), ("c", ())))
         assert self.shown(told, 10) == ["a", "b", "c"]
@@ -242,6 +265,15 @@ class TestWhatFits:
 
 
 class TestTheWay:
+    def test_a_loop_in_a_branch_may_have_thousands_of_turns(self) -> None:
+        told = Told((("a", ("x",)), ("b", ("x",)), ("c", ("y",))))
+        for turn in range(1, 5_001):
+            told.starts("a", turn=turn)
+            told.ends("a", turn=turn)
+        before = time.process_time()
+        assert route(told.board) == f"a {TIMES}5000"
+        assert time.process_time() - before < 0.5
+
     def test_turns_at_the_same_time_stand_beside_each_other(self) -> None:
         told = busy()
         told.ends("security", "docs", "style-fix")

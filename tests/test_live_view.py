@@ -194,6 +194,18 @@ class TestTheRegion:
             shown.put(shown.region.draw())
             assert shown.whole() == ["above", "x" * min(99, columns - 1), "y" * min(70, columns - 1), "z" * 10]
 
+    def test_no_terminal_keeps_it_for_those_who_scroll_back(self) -> None:
+        """Tmux does where all of the screen is cleared, and a wrapped line is one for it until it is cleared."""
+        columns = 60
+        region = Region(lambda: (columns, 24), lambda *_: ["one", "two"])
+        written = [region.begin(), region.above("above\n")]
+        columns = 40
+        written += [region.draw(), region.above("above\n"), region.end()]
+        for text in written[1:]:
+            before, _, after = text.partition("\x1b[2K ")
+            assert "\x1b[J" not in before
+            assert after.startswith("\x1b[J\r")
+
     def test_it_leaves_rows_to_what_scrolls(self) -> None:
         shown = Shown(60, 10)
         shown.lines = [f"line {number}" for number in range(50)]

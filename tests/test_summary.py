@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import io
+import sys
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from rich.cells import cell_len
 
+from orchestra.cli.attaching import attach
+from orchestra.cli.displays import Display, choose
+from orchestra.cli.driving import _report
 from orchestra.cli.live.board import LASTING, PASSING, Board
 from orchestra.cli.progress import Progress
+from orchestra.cli.signals import StopSignals
 from orchestra.cli.summary import ending
 from orchestra.runtime.event_log import read_events
 from orchestra.runtime.following import read_state
 from orchestra.runtime.observability import Event
 from orchestra.runtime.outcome import read_result
-from orchestra.runtime.store import SessionFiles, read_session
+from orchestra.runtime.result import SessionResult
+from orchestra.runtime.store import SessionFiles, Status, read_session
 from tests.livekit import Told, busy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
+    from typing import TextIO
 
     from orchestra.runtime.store import SessionRecord
     from tests.pastkit import Past
@@ -146,3 +154,43 @@ def _replace_events(files: SessionFiles, events: Sequence[Event]) -> None:
             [(one.seq, one.time, one.node, one.turn, one.attempt, one.type, json.dumps(one.payload)) for one in events],
         )
         connection.commit()
+
+
+class TestWhereNobodyReads:
+    """Of what is said on standard error nothing depends, least of all the exit code."""
+
+    def test_a_session_that_was_driven_has_ended_as_it_has(
+        self, past: Past, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        result = SessionResult(read_session(past.files), {"critic": "good"}, final=("critic",))
+        for display in (Display.PLAIN, Display.RICH, Display.QUIET, Display.JSON):
+            with full_stderr(monkeypatch) as full:
+                assert _report(result, Progress(full, display=display), StopSignals(), json=False) == 0
+            assert capsys.readouterr().out == "good\n"
+
+    def test_who_looks_on_need_not_see_the_end(self, past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+        with full_stderr(monkeypatch):
+            assert attach(past.root, past.files, read_only=True, display=Display.PLAIN) == 0
+
+    def test_that_there_is_no_live_view_need_not_be_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with full_stderr(monkeypatch):
+            assert choose(Display.RICH, quiet=False) is Display.PLAIN
+
+
+@contextmanager
+def full_stderr(monkeypatch: pytest.MonkeyPatch) -> Iterator[TextIO]:
+    """Have a standard error on a full disk; not from a fixture, after which pytest puts its own one there."""
+    device = open("/dev/full", "w", buffering=1, encoding="utf-8")  # noqa: PTH123, SIM115 - closing it fails
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", device)
+        yield device
+    with suppress(OSError):
+        device.close()
+
+
+def test_nothing_in_an_error_steers_the_terminal_of_somebody_who_wants_quiet(past: Past) -> None:
+    error = {"code": "tool-failed", "message": "\x1b]0;x\x07bad\nworse"}
+    record = replace(read_session(past.files), status=Status.FAILED, error=error)
+    stream = io.StringIO()
+    assert _report(SessionResult(record), Progress(stream, display=Display.QUIET), StopSignals(), json=False) == 1
+    assert stream.getvalue() == "error[tool-failed]: \\x1b]0;x\\x07bad\nworse\n"

@@ -430,3 +430,12 @@ def test_nobody_who_reads_is_no_reason_to_fail() -> None:
         os.close(reading)
         show.says("critic", "Nobody listens.")
         show.event("session_completed")
+
+
+def test_in_a_terminal_without_its_characters_a_heading_has_others() -> None:
+    class Latin(io.StringIO):
+        encoding = "iso-8859-1"
+
+    stream = Latin()
+    Show(stream).says("critic", "Good.")
+    assert stream.getvalue().startswith("-- critic --\nGood.\n")

@@ -86,7 +86,8 @@ def _tell_end(record: SessionRecord, progress: Progress) -> None:
     if progress.display is not Display.JSON:
         branches = asyncio.run(kept_by(record)).branches
         commits = read_result(record.files) if branches else {}
-        sys.stderr.write(ending(record, progress.transcript, branches=branches, commits=commits))
+        screen = progress.transcript.screen
+        screen.write(ending(record, progress.transcript, branches=branches, commits=commits))
 
 
 def _show_history(files: SessionFiles, progress: Progress) -> int:

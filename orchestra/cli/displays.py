@@ -46,7 +46,9 @@ def choose(wanted: Display, *, quiet: bool, stream: TextIO | None = None) -> Dis
     if missing is None and (wanted is Display.RICH or not _is_ci()):
         return Display.RICH
     if wanted is Display.RICH:
-        stream.write(f"`--display rich` needs {missing}; progress is shown as lines\n")
+        from orchestra.cli.screen import Screen
+
+        Screen(stream).write(f"`--display rich` needs {missing}; progress is shown as lines\n")
     return Display.PLAIN
 
 

@@ -13,7 +13,7 @@ from orchestra.cli.at_hand import people_at_hand
 from orchestra.cli.displays import Display
 from orchestra.cli.options import print_json
 from orchestra.cli.progress import Progress
-from orchestra.cli.render import as_json
+from orchestra.cli.render import as_json, escape
 from orchestra.cli.signals import Stopped, StopSignals, stop_signals
 from orchestra.cli.summary import summary
 from orchestra.errors import OrchestraError
@@ -117,9 +117,11 @@ def _report(result: SessionResult, progress: Progress, signals: StopSignals, *, 
             sys.stdout.write(progress.outputs(result))
         if progress.display in (Display.PLAIN, Display.RICH):
             # Git is not waited for by somebody who has asked the process to end.
-            sys.stderr.write(summary(result, progress.transcript, files=signals.caught is None))
+            progress.transcript.screen.write(summary(result, progress.transcript, files=signals.caught is None))
         elif progress.is_quiet and result.record.error and not json:
-            sys.stderr.write(f"error[{result.record.error['code']}]: {result.record.error['message']}\n")
+            error = result.record.error
+            words = escape(f"error[{error['code']}]: {error['message']}", keep_lines=True)
+            progress.transcript.screen.write(f"{words}\n")
     if result.record.status is Status.INTERRUPTED:
         return signals.code
     return EXIT_CODES.get(result.record.status, 1)

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 EVERY = 30.0
 """Seconds in which something is said, at the latest."""
-_LEAST = 0.01
 
 
 class Heartbeat:
@@ -34,6 +33,7 @@ class Heartbeat:
         self._board = board
         self._say = say
         self._every = every
+        self._looked_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -55,13 +55,15 @@ class Heartbeat:
         self._timer = None
 
     def _wait(self) -> None:
-        silent = time.monotonic() - self._screen.written_at
+        # Not by what was written alone: where nothing can be written now, or ever, that stays as it is.
+        silent = time.monotonic() - max(self._screen.written_at, self._looked_at)
         if self._loop is not None:
-            self._timer = self._loop.call_later(max(self._every - silent, _LEAST), self._beat)
+            self._timer = self._loop.call_later(max(self._every - silent, 0.0), self._beat)
 
     def _beat(self) -> None:
-        is_silent = time.monotonic() - self._screen.written_at >= self._every
-        # While a person is asked here they know what is waited for.
-        if is_silent and not self._screen.is_asking and self._board.began is not None:
+        self._looked_at = time.monotonic()
+        is_silent = self._looked_at - self._screen.written_at >= self._every
+        # While a person is asked here, or reads, they know what is waited for.
+        if is_silent and not self._screen.is_taken and self._board.began is not None:
             self._say(f"still running: {at_work(self._board, time.time())}; {spending(self._board)}")
         self._wait()

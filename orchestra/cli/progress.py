@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
 from orchestra.cli.colours import painted
@@ -67,7 +68,9 @@ class Progress:
         self.transcript = Transcript(Screen(None if display is Display.JSON else stream), own=own)
         self._heartbeat = None
         if display is Display.PLAIN:
-            self._heartbeat = Heartbeat(self.transcript.screen, self.board, self.transcript.line, every=heartbeat)
+            # In the middle of a paragraph, too: a model that has begun to speak may be silent for long.
+            say = partial(self.transcript.line, at_once=True)
+            self._heartbeat = Heartbeat(self.transcript.screen, self.board, say, every=heartbeat)
         self._view: LiveView | None = None
         self._is_over = False
         self._has_version = False

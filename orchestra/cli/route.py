@@ -25,13 +25,15 @@ def route(board: Board) -> str:
 def _in_waves(board: Board) -> Iterator[list[Turn]]:
     """Yield the turns, those together that overlap or lie in the same branch."""
     wave: list[Turn] = []
+    ways: set[str] = set()
     last = -1.0
     for turn in board.turns.values():
         way = _way(board, turn)
-        if wave and turn.began > last and (way == turn.agent or way not in {_way(board, one) for one in wave}):
+        if wave and turn.began > last and (way == turn.agent or way not in ways):
             yield wave
-            wave, last = [], -1.0
+            wave, ways, last = [], set(), -1.0
         wave.append(turn)
+        ways.add(way)
         last = max(last, inf if turn.ended is None else turn.ended)
     if wave:
         yield wave

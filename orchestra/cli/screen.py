@@ -108,9 +108,9 @@ class Screen:
             self.write("\n")
 
     @property
-    def is_asking(self) -> bool:
-        """Whether a prompt is open."""
-        return self._above is not None
+    def is_taken(self) -> bool:
+        """Whether a prompt is open, or something else has the terminal."""
+        return self._above is not None or self._lent
 
     def show_region(self, region: Region) -> None:
         """Have a region below what is written, until `hide_region`; not while a prompt is open or something lent."""

@@ -251,8 +251,9 @@ class Transcript:
     def _header(self, agent: _Agent) -> None:
         self.screen.blank_line()
         self._after_prose = False
-        title = f"── {label(agent.name, agent.turn)} ──"
-        rule = "─" * (min(self.screen.width or 0, _RULE) - len(title))
+        line = "─" if self.screen.is_unicode else "-"
+        title = f"{line * 2} {label(agent.name, agent.turn)} {line * 2}"
+        rule = line * (min(self.screen.width or 0, _RULE) - len(title))
         self.screen.write(self.screen.bold(title + rule) + "\n")
         self._heard = agent
 

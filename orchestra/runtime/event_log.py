@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 1_000
 """Events that are read in one go: a reader must not hold up the driver, nor the log fill its memory."""
+_COLUMNS = {"time": str, "type": str, "node": str | None, "turn": int | None, "attempt": int | None, "payload": str}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def next_events(
     condition, values = selection.where()
     statement = f"SELECT * FROM events WHERE {condition} ORDER BY seq LIMIT {AT_ONCE}"  # noqa: S608 - names and marks
     rows = connection.execute(statement, (after, last, *values)).fetchall()
-    events = [{**dict(row), "payload": event_payload(row["payload"])} for row in rows]
+    events = [read_event(row) for row in rows]
     return events, events[-1]["seq"] if len(events) == AT_ONCE else last
 
 
@@ -119,6 +120,19 @@ def read_spending(files: SessionFiles) -> Spending:
         for event in read_events(files, Selection(types=["model_ended"])):
             spending.add(str(event["node"]), event["payload"])
     return spending
+
+
+def read_event(row: sqlite3.Row) -> dict[str, Any]:
+    """Read an event.
+
+    Raises:
+        ValueError: It is none: SQLite keeps values of any type in a damaged or altered database.
+    """
+    event = dict(row)
+    for name, kind in _COLUMNS.items():
+        if not isinstance(event[name], kind):
+            raise ValueError(f"the {name} of an event is {event[name]!r}")  # noqa: TRY004 - of damaged rows, as all
+    return {**event, "payload": event_payload(event["payload"])}
 
 
 def event_payload(text: str) -> dict[str, Any]:

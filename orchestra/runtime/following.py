@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from orchestra.runtime.asking import open_questions
 from orchestra.runtime.driver_lock import is_driven
-from orchestra.runtime.event_log import ALL, Selection, event_payload, last_event, next_events
+from orchestra.runtime.event_log import ALL, Selection, last_event, next_events, read_event
 from orchestra.runtime.observability import Event
 from orchestra.runtime.store import ENDED, open_readonly, read_session
 
@@ -174,4 +174,4 @@ async def follow(files: SessionFiles, after: int, selection: Selection = ALL) ->
 
 
 def _event(row: sqlite3.Row) -> Event:
-    return Event(**{**dict(row), "payload": event_payload(row["payload"])})
+    return Event(**read_event(row))

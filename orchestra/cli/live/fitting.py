@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -80,24 +81,29 @@ def fit(board: Board, most: int) -> list[Row]:
     """Return the rows of a session that fit into so many lines.
 
     A finished branch has one line. Where all do not fit, the finished agents are only counted, then those that wait,
-    the last first, and at the very end those that work.
+    the last first, and at the very end those that work; then branches in the same order.
     """
     whole = arrange(board)
     states = {lane.name: board.state_of(lane) for lane in whole.lanes()}
-    hidden: set[str] = set()
-    rows = _rows(whole, states, hidden)
     lanes = [*whole.lanes()]
     leaving = [[lane.name for lane in lanes if states[lane.name] is State.DONE]]
     for state in _LEAVES_FIRST[1:]:
         leaving += [[lane.name] for lane in reversed(lanes) if states[lane.name] is state]
-    for names in leaving:
-        if _size(rows) <= most:
-            break
-        hidden.update(names)
-        rows = _rows(whole, states, hidden)
+
+    def without(count: int) -> list[Row]:
+        return _rows(whole, states, {name for names in leaving[:count] for name in names})
+
+    # The more leave the fewer rows there are: of hundreds of agents, not one after the other is tried.
+    rows = without(bisect_left(range(len(leaving)), x=True, key=lambda count: _size(without(count)) <= most))
     if _size(rows) > most:  # so many branches
-        kept = rows[: max(most - 1, 0)]
-        return [*kept, Count(tuple(lane for row in rows[len(kept) :] for lane in _lanes_of(row)))]
+
+        def weight(row: Row) -> int:
+            return max(_LEAVES_FIRST.index(states[lane.name]) for lane in _lanes_of(row))
+
+        branches = [row for row in rows if isinstance(row, Group)]
+        kept = sorted(branches, key=weight, reverse=True)[: max(most - 1, 0)]
+        left_out = tuple(lane for row in rows if row not in kept for lane in _lanes_of(row))
+        return [*(row for row in branches if row in kept), Count(left_out)]
     return rows
 
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 _HIDE, _SHOW = "\x1b[?25l", "\x1b[?25h"
 _TO_END_OF_LINE, _TO_END_OF_SCREEN = "\x1b[K", "\x1b[J"
+_CLEAR = f"\x1b[2K {_TO_END_OF_SCREEN}\r"
+"""Clears the screen from the cursor's line on. The blank is for tmux, which keeps what is cleared for those who scroll
+back where that is all of the screen; cleared lines are no longer taken for wrapped ones when it gets wider again."""
 _STYLING = re.compile(r"\x1b\[[\d;]*m")
 _FREE = 6
 """Rows that are left to the lines above."""
@@ -82,10 +85,10 @@ class Region:
         if not above and self._shown == ((columns, rows), lines):
             return ""
         start = self._top(columns, rows)
+        if above or (self._shown is not None and self._shown[0] != (columns, rows)):
+            start += _CLEAR + above
         self._shown = ((columns, rows), lines)
         self._drawn = [cell_len(_STYLING.sub("", line)) for line in lines]
-        if above:
-            start += _TO_END_OF_SCREEN + above
         body = "\n".join(f"{line}{_TO_END_OF_LINE}" for line in lines)
         return f"{_HIDE}{start}{body}{_TO_END_OF_SCREEN}"
 
@@ -103,7 +106,7 @@ class Region:
 
     def _away(self) -> str:
         unfinished, self._unfinished = self._unfinished, ""
-        top = self._top(*self._size()) + _TO_END_OF_SCREEN if self._drawn else ""
+        top = self._top(*self._size()) + _CLEAR if self._drawn else ""
         self.forget()
         return f"{top}{unfinished}{_SHOW}"
 
