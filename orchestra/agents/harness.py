@@ -185,6 +185,7 @@ class AgentHarness:
             output=self._output,
             max_calls=self._max_calls,
             attempts=attempts,
+            redact=self._resolver.redact,
             answered=answered,
         )
         middleware: list[Any] = [limits, retries, attempts]
