@@ -11,7 +11,7 @@ from langchain_core.callbacks import AsyncCallbackHandler
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from langchain_core.outputs import ChatGenerationChunk, GenerationChunk
+    from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResult
 
     from orchestra.agents.context import Turn
 
@@ -42,6 +42,8 @@ class Speech(AsyncCallbackHandler):
         self._spoken = spoken
         self._every = SPOKEN_EVERY if spoken else WRITTEN_EVERY
         self._held = ""
+        self._streams = False
+        """Whether the model streams its answer."""
         self._timer: asyncio.TimerHandle | None = None
 
     async def on_llm_new_token(
@@ -53,18 +55,22 @@ class Speech(AsyncCallbackHandler):
     ) -> None:
         """Take a token."""
         del token  # the chunk knows what of it is text
-        message = getattr(chunk, "message", None)
-        self._held += str(message.text) if message is not None else ""
+        self._streams = True
+        self._held += _written(chunk)
         if self._held and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._every, self._tell)
 
-    async def on_llm_end(self, *_: Any, **__: Any) -> None:
-        """Tell the rest."""
+    async def on_llm_end(self, response: LLMResult, **_: Any) -> None:
+        """Tell the rest, or the whole answer of a model that does not stream."""
+        if not self._streams:
+            self._held += "".join(_written(one) for answers in response.generations for one in answers[:1])
         self._tell(whole=True)
+        self._streams = False
 
     async def on_llm_error(self, *_: Any, **__: Any) -> None:
         """Tell what came before the stream broke off."""
         self._tell(whole=True)
+        self._streams = False
 
     def _tell(self, *, whole: bool = False) -> None:
         if self._timer is not None:
@@ -80,3 +86,8 @@ class Speech(AsyncCallbackHandler):
         piece, self._held = self._held[:end], self._held[end:]
         if piece:
             self._turn.emit("text_delta", text=piece, spoken=self._spoken)
+
+
+def _written(generation: object) -> str:
+    message = getattr(generation, "message", None)
+    return "" if message is None else str(message.text)
