@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,15 +11,23 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, LLMResul
 
 from orchestra.agents import speech
 from orchestra.agents.speech import Speech
+from orchestra.tools.output import untorn
 
 SECRET = "hunter2-and-more"  # noqa: S105 - a test's
+PASSPHRASE = f"correct horse\n{'battery staple ' * 200}end"
+
+
+def redacted(text: str) -> str:
+    return text.replace(SECRET, "[KEY]").replace(PASSPHRASE, "[PASSPHRASE]")
 
 
 def listening() -> tuple[Speech, list[str]]:
     """Make what listens to a model, and the list that its pieces come into."""
     pieces: list[str] = []
-    turn = cast("Any", SimpleNamespace(emit=lambda _, *, text, spoken: pieces.append(text.replace(SECRET, "[KEY]"))))
-    return Speech(turn, lambda text: text.replace(SECRET, "[KEY]"), spoken=False), pieces
+    turn = cast("Any", SimpleNamespace(emit=lambda _, *, text, spoken: pieces.append(redacted(text))))
+    environment = {"PASSPHRASE_KEY": PASSPHRASE}
+    untorn_ = functools.partial(untorn, environment=environment)
+    return Speech(turn, redacted, untorn_, spoken=False), pieces
 
 
 async def pieces_of(*chunks: str) -> list[str]:
@@ -64,3 +73,10 @@ async def test_a_streamed_answer_is_told_once() -> None:
             await told.on_llm_error(ConnectionError())
     await told.on_llm_end(LLMResult(generations=[[ChatGeneration(message=AIMessage(content="Do"))]]))
     assert pieces == ["Do", "Do"]
+
+
+async def test_a_secret_of_several_words_is_in_one_piece() -> None:
+    text = f"It is {PASSPHRASE}xyz or so, the correct horse is none."
+    pieces = await pieces_of(*(text[start : start + 7] for start in range(0, len(text), 7)))
+    assert "".join(pieces) == redacted(text)
+    assert len(pieces) > 5
