@@ -6,14 +6,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from pydantic import BaseModel
 
-from orchestra.agents.calls import Backoff
+from orchestra.agents.attempts import AttemptMiddleware
+from orchestra.agents.calls import NO_PAUSES, Backoff
 from orchestra.agents.context import TurnFailed
 from orchestra.agents.harness import turn_namespace
 from orchestra.agents.outputs import OutputSpec
@@ -92,6 +93,20 @@ async def test_long_arguments_are_cut_in_the_log(tmp_path: Path) -> None:
     replies: list[dict[str, Any]] = [{"tools": [{"name": "repo:echo", "args": {"text": "x" * 5000}}]}, {"text": "ok"}]
     await run(make_harness(tmp_path, [replies], tools=(echo_tool(),)), turn)
     assert turn.of("tool_started")[0]["args"]["text"].endswith("… (5000 characters)")
+
+
+async def test_what_is_cut_for_the_log_is_not_cut_within_a_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CANARY_KEY", "canary-0123456789abcdef")
+    text = "x" * 490 + "canary-0123456789abcdef"
+    turn = RecordingTurn()
+    calls = [{"name": "repo:echo", "args": {"text": text}}, {"name": "repo:echo", "args": {"text": [text]}}]
+    harness = make_harness(tmp_path, [[{"tools": calls}, {"text": "ok"}]], tools=(echo_tool(),))
+    await run(harness, turn)
+    attempts = AttemptMiddleware(cast("Any", turn), harness._ref, NO_PAUSES, harness._resolver.redact, {})
+    assert len(turn.of("tool_started")) == 2
+    assert "canary" not in json.dumps(turn.of("tool_started")) + attempts._text(ValueError(text))
 
 
 async def test_a_failed_tool_is_a_message_to_the_model(tmp_path: Path) -> None:

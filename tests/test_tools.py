@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 import threading
@@ -237,6 +238,8 @@ async def test_secrets_of_the_environment_do_not_reach_the_message(root: Path, m
     registry = ToolRegistry(tool_registry)
     registry.register("fails")(fails_with(ValueError("401 for Bearer sk-canary-123456")))
     assert "401 for Bearer [SOME_API_KEY]" in await bound(registry, root).refusal("fails")
+    pem = {"SIGNING_KEY": 'BEGIN\n"canary"\nEND'}
+    assert redact(f"{json.dumps(pem)} {pem['SIGNING_KEY']}", pem) == '{"SIGNING_KEY": "[SIGNING_KEY]"} [SIGNING_KEY]'
     assert redact("x canary-123456", {"HOME": "canary-123456"}).endswith("123456"), "the control"
 
 

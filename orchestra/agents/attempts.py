@@ -122,5 +122,5 @@ class AttemptMiddleware(AgentMiddleware[Any, Any, Any]):
         self._waited += self._pause
 
     def _text(self, error: Exception) -> str:
-        text = str(error) or type(error).__name__
-        return self._redact(text if len(text) <= _MESSAGE_CAP else text[:_MESSAGE_CAP] + "…")
+        text = self._redact(str(error) or type(error).__name__)  # before it is cut, maybe within a secret
+        return text if len(text) <= _MESSAGE_CAP else text[:_MESSAGE_CAP] + "…"

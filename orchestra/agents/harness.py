@@ -130,7 +130,8 @@ class AgentHarness:
         agent = self._agent(prompt, turn, frozenset() if past is None else past, decided)
         if past is None:
             turn.emit("prompt_given", system=prompt, message=message)
-        speech = Speech(turn, self._resolver.redact, spoken=self._interaction is not None)
+        spoken = self._interaction is not None
+        speech = Speech(turn, self._resolver.redact, self._resolver.untorn, spoken=spoken)
         first = {"messages": [HumanMessage(message)], "snapshot": turn.start}
         named: RunnableConfig = {**_with_callback(inner, speech), "run_name": f"{self.name} (turn {turn.number})"}
         result = self._result(await agent.ainvoke(first, named))
@@ -185,6 +186,7 @@ class AgentHarness:
             output=self._output,
             max_calls=self._max_calls,
             attempts=attempts,
+            redact=self._resolver.redact,
             answered=answered,
         )
         middleware: list[Any] = [limits, retries, attempts]

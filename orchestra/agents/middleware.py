@@ -58,6 +58,7 @@ class TurnMiddleware(AgentMiddleware[Any, Any, Any]):
         output: What the agent has to hand in, if anything.
         max_calls: Model calls a turn.
         attempts: The innermost middleware, which counts.
+        redact: Takes secrets out of a text.
         answered: Ids of tool calls whose results a killed process left in the checkpoint's pending writes.
     """
 
@@ -72,6 +73,7 @@ class TurnMiddleware(AgentMiddleware[Any, Any, Any]):
         output: OutputSpec | None,
         max_calls: int,
         attempts: AttemptMiddleware,
+        redact: Callable[[str], str],
         answered: Collection[str] = (),
     ) -> None:
         super().__init__()
@@ -81,6 +83,7 @@ class TurnMiddleware(AgentMiddleware[Any, Any, Any]):
         self._output = output
         self._max_calls = max_calls
         self._attempts = attempts
+        self._redact = redact
         self._answered = frozenset(answered)
         self._order: tuple[str | None, CallOrder] | None = None
         """The id of a reply, and the order of its calls."""
@@ -188,7 +191,9 @@ class TurnMiddleware(AgentMiddleware[Any, Any, Any]):
                 if not reply.text.strip():
                     reply.content = "(no answer)"  # providers refuse an empty message in the middle
                 answers.append(HumanMessage(text))
-            self._turn.emit("warning", code="output-repair", message="; ".join(error.problems)[:_TEXT_CAP])
+            self._turn.emit(
+                "warning", code="output-repair", message=self._redact("; ".join(error.problems))[:_TEXT_CAP]
+            )
             return {"repairs": done + 1, **({} if others else {"jump_to": "model"})}
         answers.extend(ToolMessage("Taken.", name=OUTPUT_TOOL, tool_call_id=call["id"]) for call in handed)
         # Other calls of the reply are run first; the loop ends when it comes back to the model.
@@ -210,7 +215,8 @@ class TurnMiddleware(AgentMiddleware[Any, Any, Any]):
     async def _run(self, tool: Tool, request: ToolCallRequest, handler: ToolHandler) -> tuple[ToolResult, str]:
         async with self._turn.call("tool"):
             identity = str(request.tool_call["id"])
-            self._turn.emit("tool_started", tool=tool.name, call=identity, args=_capped(request.tool_call["args"]))
+            args = _capped(request.tool_call["args"], self._redact)
+            self._turn.emit("tool_started", tool=tool.name, call=identity, args=args)
             started = time.monotonic()
             message = await handler(request)
         result: ToolResult = message.artifact  # type: ignore[union-attr]  # `AgentTool` always answers with one
@@ -249,11 +255,11 @@ def _repair_text(problems: list[str]) -> str:
     return f"Your answer is not what was asked for:\n{listed}\nCall {OUTPUT_TOOL} again with the whole answer, mended."
 
 
-def _capped(args: Any) -> dict[str, Any]:
-    """Return a call's arguments for the log: long texts cut, everything JSON."""
+def _capped(args: Any, redact: Callable[[str], str]) -> dict[str, Any]:
+    """Return a call's arguments for the log: long texts cut, but not within a secret, everything JSON."""
     capped = {}
     for name, value in args.items():
-        text = value if isinstance(value, str) else repr(value)
+        text = redact(value if isinstance(value, str) else repr(value))
         keep = isinstance(value, bool | int | float | None) or len(text) <= _TEXT_CAP
         capped[str(name)[:_TEXT_CAP]] = value if keep else f"{text[:_TEXT_CAP]}… ({len(text)} characters)"
     return capped

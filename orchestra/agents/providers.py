@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from orchestra.agents.addresses import check_addresses
 from orchestra.agents.integrations import INTEGRATIONS, USUAL_DOMAINS
 from orchestra.errors import PipelineError, Problem, did_you_mean, near_names
-from orchestra.tools.output import redact
+from orchestra.tools.output import redact, untorn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -214,13 +214,20 @@ class ProviderResolver:
 
     def redact(self, text: str) -> str:
         """Take the configured keys out of a text, the environment's secrets, and what looks like a key."""
+        return redact(text, keys=self._keys())
+
+    def untorn(self, text: str, end: int) -> int:
+        """Return where a text can be parted, at `end` or before, with no such secret of several words in both parts."""
+        return untorn(text, end, keys=self._keys())
+
+    def _keys(self) -> list[tuple[str, str]]:
         keys: list[tuple[str, str]] = []
         for config in self._providers.values():
             variable = config.key_variable or ""
             for name, key in ((variable, os.environ.get(variable)), ("api_key", config.options.get("api_key"))):
                 if isinstance(key, str) and len(key) > len(NO_KEY):
                     keys.append((name, key))
-        return redact(text, keys=keys)
+        return keys
 
     def _provider(self, name: str | None) -> ProviderConfig:
         wanted = name if name is not None else self._default

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from functools import lru_cache
@@ -96,14 +97,37 @@ def redact(text: str, environment: Mapping[str, str] | None = None, *, keys: Ite
         environment: The variables; by default those of this process.
         keys: Further secrets with the names to put in their place, however short and whatever the names.
     """
-    named = os.environ if environment is None else environment
-    # Names first: of the process's own variables each value that is looked at has to be decoded.
-    secrets = {named[name]: name for name in named if _names_a_secret(name) and len(named[name]) >= _SHORTEST_SECRET}
-    secrets.update({value: name for name, value in keys})
+    secrets = _secrets(environment, keys)
     # The longest first: one that begins with another must not keep its rest.
     for value in sorted(secrets, key=len, reverse=True):
         text = text.replace(value, f"[{secrets[value]}]")
     return _KEY.sub(r"\1***", text)
+
+
+def untorn(
+    text: str, end: int, environment: Mapping[str, str] | None = None, *, keys: Iterable[tuple[str, str]] = ()
+) -> int:
+    """Return where a text can be parted, at `end` or before, so that no secret of several words is torn apart there.
+
+    That one may be meant which has only begun at the end of the text.
+    """
+    for value in _secrets(environment, keys):
+        if len(value.split()) > 1:
+            start = text.find(value[0], max(end - len(value) + 1, 0), end)
+            while start >= 0 and not value.startswith(text[start : start + len(value)]):
+                start = text.find(value[0], start + 1, end)
+            end = end if start < 0 else start
+    return end
+
+
+def _secrets(environment: Mapping[str, str] | None, keys: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return the secrets that are known, each with the name to put in its place."""
+    named = os.environ if environment is None else environment
+    # Names first: of the process's own variables each value that is looked at has to be decoded.
+    secrets = {named[name]: name for name in named if _names_a_secret(name) and len(named[name]) >= _SHORTEST_SECRET}
+    secrets.update({value: name for name, value in keys})
+    # Arguments of tools and documents hold line breaks and quotes in JSON's form.
+    return {json.dumps(value, ensure_ascii=False)[1:-1]: name for value, name in secrets.items()} | secrets
 
 
 @lru_cache(maxsize=1_000)
