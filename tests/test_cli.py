@@ -448,7 +448,7 @@ class TestStatusAndLog:
 class TestStreams:
     @pytest.mark.parametrize("redirection", ["| head -1", "2>&1 | head -1", ">&-", "2>/dev/null >&-"])
     def test_a_reader_that_goes_away_leaves_no_traceback(self, redirection: str, workshop: Workshop) -> None:
-        path = workshop.pipeline(PIPELINE, script={"a": [[{"text": "line\n" * 50_000}]]})
+        path = workshop.pipeline(PIPELINE, script={"a": [[{"text": f"{'x' * 5_000}\n" * 50}]]})
         done = subprocess.run(
             ["sh", "-c", f"{COMMAND} run {path} {redirection}"],
             cwd=workshop.repo.path,
