@@ -602,13 +602,17 @@ def test_a_known_price_is_applied_with_cached_tokens() -> None:
     counted = Usage.of(usage, ref=ModelRef(ANTHROPIC, "claude-sonnet-5-5"))
     assert (counted.input_tokens, counted.output_tokens, counted.cached_tokens) == (12_000, 800, 4_000)
     assert counted.cost_usd == pytest.approx(0.0249)
+    usage["input_token_details"] = {"cache_read": 4_000, "cache_creation": 0, "ephemeral_1h_input_tokens": 1_000}
+    longer = Usage.of(usage, ref=ModelRef(ANTHROPIC, "claude-sonnet-5-5"))
+    assert longer.cost_usd == pytest.approx(0.0249 + 0.0015), "an hour costs twice an input token, 5 minutes 1.25 times"
 
 
 def test_an_unknown_price_is_unknown() -> None:
     usage = {"input_tokens": 10, "output_tokens": 5}
     assert Usage.of(usage, ref=ModelRef(ANTHROPIC, "claude-nobody-knows")).cost_usd is None
     assert Usage.of(usage, ref=ModelRef(ROUTER, "meta/llama")).cost_usd is None
-    assert Usage.of(None, ref=ModelRef(ANTHROPIC, "claude-sonnet-5-5")).cost_usd is None
+    for uncounted in (None, {}, {"input_tokens": 0, "output_tokens": 0}):
+        assert Usage.of(uncounted, ref=ModelRef(ANTHROPIC, "claude-sonnet-5-5")).cost_usd is None
 
 
 def test_a_scripted_call_costs_nothing(tmp_path: Path) -> None:

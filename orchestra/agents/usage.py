@@ -44,6 +44,8 @@ class Usage:
     cached_tokens: int = 0
     """The part of the input that came from the provider's cache."""
     cache_write_tokens: int = 0
+    long_cache_write_tokens: int = 0
+    """The part of these that is kept for an hour, at a price of its own."""
     cost_usd: float | None = None
     """None where the price is not known."""
 
@@ -60,14 +62,13 @@ class Usage:
         values = metadata or {}
         details = values.get("input_token_details") or {}
         # Anthropic's integration splits cache writes by lifetime and then leaves `cache_creation` at 0.
-        written = _count(details, "cache_creation") or sum(
-            _count(details, f"ephemeral_{lifetime}_input_tokens") for lifetime in ("5m", "1h")
-        )
-        usage = cls(
-            _count(values, "input_tokens"), _count(values, "output_tokens"), _count(details, "cache_read"), written
-        )
+        short, long = (_count(details, f"ephemeral_{lifetime}_input_tokens") for lifetime in ("5m", "1h"))
+        written = _count(details, "cache_creation") or short + long
+        read = _count(values, "input_tokens")
+        usage = cls(read, _count(values, "output_tokens"), _count(details, "cache_read"), written, min(long, written))
         price = reported
-        if price is None and (metadata is not None or config.type in _FREE):
+        # No call reads nothing: servers that don't count say 0.
+        if price is None and (read or config.type in _FREE):
             price = cost(config.type, ref.model, usage, api_base=config.api_base if config.is_own_server else None)
         return replace(usage, cost_usd=price)
 
@@ -100,6 +101,7 @@ def cost(provider_type: str, model: str, usage: Usage, *, api_base: str | None =
         output_tokens=usage.output_tokens,
         cache_read_tokens=usage.cached_tokens,
         cache_write_tokens=usage.cache_write_tokens,
+        **({"cache_write_1h_tokens": usage.long_cache_write_tokens} if usage.long_cache_write_tokens else {}),
     )
     try:
         if api_base is not None:
