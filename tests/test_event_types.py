@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import jsonschema
 import pytest
 
 import orchestra
+from orchestra.agents.conversation import Question
 from orchestra.runtime.event_types import EVENT_TYPES, VERSION, event_schema
 from tests.session_support import agent, chain, says, writes
 
@@ -60,6 +62,11 @@ async def test_the_events_of_a_session_are_what_the_schema_says(workshop: Worksh
     for event in workshop.events:
         validator.validate(json.loads(json.dumps(event.as_json())))
     assert {"prompt_given", "text_delta", "output_given", "model_failed"} <= {event.type for event in workshop.events}
+
+
+def test_the_schema_names_all_that_a_question_says() -> None:
+    kind = EVENT_TYPES["question_asked"]
+    assert {field.name for field in dataclasses.fields(Question)} == {*kind.required, *kind.optional}
 
 
 @pytest.mark.parametrize(

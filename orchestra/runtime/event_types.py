@@ -165,7 +165,7 @@ EVENT_TYPES: Mapping[str, EventType] = {
     "question_asked": EventType(
         "an interactive agent waits for an answer; again when it is asked again after a resume",
         _QUESTION,
-        {"files": ANYTHING, "since": ANYTHING},
+        {"note": TEXT_OR_NONE, "files": ANYTHING, "since": ANYTHING},
         in_turn=True,
     ),
     "human_turn": EventType(
