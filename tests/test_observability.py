@@ -151,6 +151,7 @@ async def test_a_payload_is_cut_and_holds_only_what_the_database_takes(connectio
         ("a", "tuple"): Odd(),
         "deep": deep,
         "bytes": b"\xff",
+        "numbers": [1.5, float("nan"), float("-inf")],
     }
     log.emit("odd", payload)
     await log.flush()
@@ -162,6 +163,7 @@ async def test_a_payload_is_cut_and_holds_only_what_the_database_takes(connectio
     assert found["many"][-2:] == [MAX_ITEMS - 1, "… 3 more"]
     assert len(found["keys"]) == MAX_ITEMS + 1
     assert found["name"] == "caf\\udce9"
+    assert found["numbers"] == [1.5, "nan", "-inf"], "JSON has no such numbers"
     assert found["('a', 'tuple')"] == "<odd>"
     assert "nested too deeply" in json.dumps(found["deep"])
     assert found["bytes"] == "b'\\xff'"

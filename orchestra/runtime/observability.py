@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import sqlite3
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -207,7 +208,8 @@ class ObservabilityLogger:
 def _capped(value: Any, redact: Callable[[str], str], most: int, depth: int = 0) -> Any:
     """Make a payload fit for the log: JSON, without secrets, texts and lists cut, nothing that SQLite refuses."""
     if value is None or isinstance(value, bool | int | float):
-        return value
+        # Models write NaN and Infinity, which Python reads and JSON does not have.
+        return value if not isinstance(value, float) or math.isfinite(value) else repr(value)
     if isinstance(value, dict | list | tuple) and depth < MAX_DEPTH:
         left = len(value) - MAX_ITEMS
         if isinstance(value, dict):
